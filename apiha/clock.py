@@ -1,0 +1,36 @@
+"""Time as a value that is passed in, so that tests and the simulation can drive it."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What apiha needs of time."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+
+    def now(self) -> datetime:
+        """The calendar time in UTC, as this machine believes it."""
+
+    def sleep(self, seconds: float) -> None:
+        """Return after this many seconds."""
+
+
+class SystemClock:
+    """The real clock."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        """The calendar time in UTC, as this machine believes it."""
+        return datetime.now(timezone.utc)
+
+    def sleep(self, seconds: float) -> None:
+        """Return after this many seconds."""
+        time.sleep(max(0.0, seconds))
