@@ -1,0 +1,1 @@
+"""What the tests stand on: network namespaces and real Kubernetes control planes."""
