@@ -1,0 +1,139 @@
+"""Which control plane a node tries first, and which answer wins. Pure: no I/O, no clock, no randomness of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from apiha.endpoint import Endpoint
+from apiha.probe import Health, ProbeResult
+
+PROOF = 3  # answers in a row that a VIP must give: the Service proxy picks a control plane anew for each connection
+
+
+def trial_order(node_name: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """The order in which this node tries the control planes: rendezvous hashing (Thaler and Ravishankar, 1998).
+
+    Every node gets an order of its own that spreads nodes evenly; an address that comes or goes leaves the order
+    of the others as it was.
+    """
+
+    def weight(endpoint: Endpoint) -> bytes:
+        return hashlib.sha256(f"{node_name}\0{endpoint}".encode()).digest()
+
+    return tuple(sorted(set(endpoints), key=lambda e: (weight(e), e)))
+
+
+@dataclass
+class Race:
+    """A hedged trial (as in RFC 8305, Happy Eyeballs): one candidate at a time, the next one after `hedge_delay`
+    seconds without an answer or at once on a failure; the first ready one wins.
+
+    The caller starts what `due` hands out, reports each result to `observe`, and asks `outcome`. All times are
+    seconds on one monotonic clock.
+    """
+
+    order: tuple[Endpoint, ...]
+    hedge_delay: float
+    timeout: float
+    started: dict[Endpoint, float] = field(default_factory=dict)
+    results: dict[Endpoint, ProbeResult] = field(default_factory=dict)
+    _failures_answered: int = 0  # failures that already made the next candidate start
+
+    def due(self, now: float) -> Endpoint | None:
+        """The candidate to start now, or None; it counts as started."""
+        waiting = [endpoint for endpoint in self.order if endpoint not in self.started]
+        if not waiting or self._winner() is not None:
+            return None
+        failed = len(self.results) > self._failures_answered
+        if self.started and not failed and now < self._last_start + self.hedge_delay:
+            return None
+        self._failures_answered = len(self.results)
+        self.started[waiting[0]] = now
+        return waiting[0]
+
+    def observe(self, result: ProbeResult) -> None:
+        """Take in the answer of a started candidate; the first one for an address counts."""
+        if result.endpoint in self.started:
+            self.results.setdefault(result.endpoint, result)
+
+    def expire(self, now: float) -> None:
+        """Count candidates as timed out whose time is up."""
+        for endpoint, since in self.started.items():
+            if endpoint not in self.results and now >= since + self.timeout:
+                detail = f"no answer within {self.timeout:g} s"
+                self.observe(ProbeResult(endpoint, Health.TIMEOUT, latency=self.timeout, detail=detail))
+
+    def next_event(self) -> float:
+        """The time at which something changes even if no answer comes."""
+        times = [since + self.timeout for endpoint, since in self.started.items() if endpoint not in self.results]
+        if len(self.started) < len(self.order) or self._best(Health.ALIVE):
+            times.append(self._last_start + self.hedge_delay)
+        return min(times, default=0.0)
+
+    def done(self, now: float) -> bool:
+        """Whether nothing that may still come changes the outcome.
+
+        A ready answer ends the race. One that hides its readiness ends it once every candidate had `hedge_delay` to
+        do better. One that is not ready never ends it: it is taken only when nobody else is left.
+        """
+        if self._winner() is not None:
+            return True
+        all_started = len(self.started) == len(self.order)
+        if all_started and len(self.results) == len(self.order):
+            return True
+        return all_started and self._best(Health.ALIVE) is not None and now >= self._last_start + self.hedge_delay
+
+    def outcome(self) -> ProbeResult | None:
+        """The best genuine answer so far: ready before hidden before not ready, and within those this node's order."""
+        return self._best(Health.READY) or self._best(Health.ALIVE) or self._best(Health.NOT_READY)
+
+    @property
+    def _last_start(self) -> float:
+        return max(self.started.values(), default=0.0)
+
+    def _winner(self) -> ProbeResult | None:
+        return self._best(Health.READY)
+
+    def _best(self, health: Health) -> ProbeResult | None:
+        found = (self.results[e] for e in self.order if e in self.results)
+        return next((result for result in found if result.health is health), None)
+
+
+def addresses_for_block(
+    first: str, order: Iterable[Endpoint], *, fallbacks: bool, failed: Iterable[Endpoint] = ()
+) -> tuple[str, ...]:
+    """The addresses of the block: `first`, then the other control planes in this node's order, known dead ones last."""
+    if not fallbacks:
+        return (first,)
+    dead = set(failed)
+    rest = sorted(order, key=lambda endpoint: endpoint in dead)  # a stable sort: the order stays otherwise
+    return tuple(dict.fromkeys([first, *(endpoint.address for endpoint in rest)]))
+
+
+@dataclass(frozen=True)
+class VipProof:
+    """Counts how often in a row the VIP answered."""
+
+    needed: int = PROOF
+    streak: int = 0
+
+    def after(self, result: ProbeResult) -> VipProof:
+        """The proof with one more answer, good or bad."""
+        return VipProof(self.needed, self.streak + 1 if result.health.usable else 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the VIP may be trusted with the node."""
+        return self.streak >= self.needed
+
+
+def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, cap: float = 5.0) -> float:
+    """Seconds to wait before attempt number `attempt` + 1 (counted from 0): doubling up to `cap`, half of it random.
+
+    The random half keeps ten thousand workers that lost the same control plane from coming back in step.
+    """
+    span = min(cap, base * 2.0 ** min(attempt, 32))
+    return span / 2 + rng.uniform(0, span / 2)

@@ -1,0 +1,346 @@
+"""Is this address a live, genuine API server?
+
+Genuine comes first: the connection goes to the IP, but SNI (RFC 6066) and the verification of the certificate
+(RFC 9525) are for the cluster's name, because that is what API server certificates are sure to carry. Only then
+`GET /readyz` is asked: https://kubernetes.io/docs/reference/using-api/health-checks/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apiha import __version__
+from apiha.config import Config
+from apiha.endpoint import Endpoint
+from apiha.errors import ConfigError
+from apiha.kubeconfig import load_ca
+
+if TYPE_CHECKING:
+    import httpx
+
+READYZ = "/readyz"
+_LONGEST_BODY = 2048  # bytes of an unhappy answer worth quoting; a hostile server may send without end
+# OpenSSL's x509_vfy.h; Python's ssl has no names for these.
+_X509_V_ERR_CERT_NOT_YET_VALID = 9
+_X509_V_ERR_CERT_HAS_EXPIRED = 10
+_X509_V_FLAG_NO_CHECK_TIME = 0x200000
+
+
+class Health(str, Enum):
+    """What a probe found behind an address."""
+
+    READY = "ready"  # genuine, and /readyz says 200
+    ALIVE = "alive"  # genuine, but hides its readiness from us: 401 or 403
+    NOT_READY = "not-ready"  # genuine, and /readyz says anything else
+    REFUSED = "refused"  # nobody listens there
+    TIMEOUT = "timeout"  # no answer, or none in time
+    UNREACHABLE = "unreachable"  # no route, host or network down
+    UNTRUSTED = "untrusted"  # its certificate does not prove that it belongs to the cluster
+    BROKEN = "broken"  # it answers, but not as an API server: no TLS, no HTTP, connection reset
+
+    @property
+    def usable(self) -> bool:
+        """Whether a client can work with it: ready, or alive with its readiness hidden."""
+        return self in (Health.READY, Health.ALIVE)
+
+    @property
+    def genuine(self) -> bool:
+        """Whether it proved to be an API server of this cluster."""
+        return self in (Health.READY, Health.ALIVE, Health.NOT_READY)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One observation of one address.
+
+    `status` is the HTTP status, `latency` seconds from the first packet to the answer's headers (or to the failure),
+    `certificate_expires` the end of the serving certificate's validity (UTC), `detail` one line in words,
+    `server_time` the server's `Date` header (UTC), `clock_problem` whether the certificate failed only because
+    this machine's clock says that it is not valid yet, or no longer.
+    """
+
+    endpoint: Endpoint
+    health: Health
+    status: int | None = None
+    latency: float = 0.0
+    certificate_expires: datetime | None = None
+    detail: str = ""
+    server_time: datetime | None = None
+    clock_problem: bool = False
+
+
+def make_ssl_context(
+    ca_pem: str | None,
+    *,
+    client_cert: Path | None = None,
+    client_key: Path | None = None,
+    insecure: bool = False,
+    ignore_validity_period: bool = False,
+) -> ssl.SSLContext:
+    """A TLS client context that trusts exactly the given CA, by the rules that kubelet (Go's crypto/x509) follows.
+
+    Like Go it takes any given certificate as an anchor, and does not insist on the extensions that
+    VERIFY_X509_STRICT (Python's default since 3.13) wants of old CAs, and reads names from the SAN only.
+    Raises ValueError for a CA, certificate or key that does not load.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # check_hostname and CERT_REQUIRED are on
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if ignore_validity_period:
+        context.verify_flags |= _X509_V_FLAG_NO_CHECK_TIME
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        try:
+            context.load_verify_locations(cadata=ca_pem or "")
+        except (ssl.SSLError, ValueError) as error:
+            raise ValueError(f"no usable CA certificate in it ({_ssl_words(error)})") from None
+    if client_cert is not None:
+        try:
+            # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
+            context.load_cert_chain(client_cert, client_key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"client certificate {client_cert} does not load ({_ssl_words(error)})") from None
+    return context
+
+
+def _ssl_words(error: BaseException) -> str:
+    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return str(words).replace("_", " ").lower()
+
+
+class Prober:
+    """Asks single addresses for a cluster's API server. Thread-safe; every probe is a connection of its own."""
+
+    def __init__(self, host: str, context: ssl.SSLContext, timeout: float) -> None:
+        """`host` is the name the certificates must carry, `timeout` (seconds) bounds a whole probe."""
+        self.host = host
+        self.timeout = timeout
+        self._context = context
+        self._client_lock = threading.Lock()
+        self._client: httpx.Client | None = None
+
+    @classmethod
+    def from_config(cls, config: Config, *, ignore_validity_period: bool = False) -> Prober:
+        """The prober that a configuration describes; raises ConfigError for a CA or certificate that is no use."""
+        source, pem = "", None
+        if not config.insecure_skip_tls_verify:
+            authority = load_ca(config)
+            source, pem = authority.source, authority.pem
+        try:
+            context = make_ssl_context(
+                pem,
+                client_cert=config.client_cert,
+                client_key=config.client_key,
+                insecure=config.insecure_skip_tls_verify,
+                ignore_validity_period=ignore_validity_period,
+            )
+        except ValueError as error:
+            message = str(error)
+            raise ConfigError(f"client_cert: {message}" if "client cert" in message else f"{source}: {message}") from None
+        return cls(config.host, context, config.probe_timeout)
+
+    def _http(self) -> httpx.Client:
+        with self._client_lock:
+            if self._client is None:
+                import httpx  # 80 ms; only those who probe pay for it
+
+                self._client = httpx.Client(
+                    verify=self._context,
+                    trust_env=False,  # no proxy, no SSL_CERT_FILE: what is asked is this address and no other
+                    follow_redirects=False,
+                    timeout=self.timeout,
+                    # A kept connection would say nothing about the next one: every probe makes its own.
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+                    headers={"User-Agent": f"apiha/{__version__}", "Accept": "*/*"},
+                )
+            return self._client
+
+    def probe(self, endpoint: Endpoint) -> ProbeResult:
+        """Ask one address; takes at most `timeout` seconds, and reports trouble as a result, never as an exception."""
+        start = time.monotonic()
+        with _Deadline(self.timeout) as deadline:
+            try:
+                with self.request(endpoint, READYZ, deadline=deadline) as response:
+                    result = _read_answer(endpoint, response, time.monotonic() - start)
+            except Exception as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
+                result = _explain(endpoint, error, self.host)
+        if deadline.passed:
+            result = ProbeResult(endpoint, Health.TIMEOUT, detail=f"no answer within {self.timeout:g} s")
+        return replace(result, latency=result.latency or time.monotonic() - start)
+
+    @contextlib.contextmanager
+    def request(self, endpoint: Endpoint, path: str, *, deadline: _Deadline | None = None) -> Iterator[httpx.Response]:
+        """GET `path` from exactly this address, verified for the cluster's name; the body is not read yet."""
+        url = f"https://{endpoint}{path}"
+        headers = {"Host": self.host if endpoint.port == 443 else f"{self.host}:{endpoint.port}"}
+        extensions: dict[str, Any] = {"sni_hostname": self.host}
+        if deadline is not None:
+            extensions["trace"] = deadline.watch
+        with self._http().stream("GET", url, headers=headers, extensions=extensions) as response:
+            yield response
+
+
+class _Deadline:
+    """Cuts a connection when its time is up.
+
+    httpx limits each read, not their sum: a server that sends a byte now and then would hold a probe for ever.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def watch(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore's trace callback: keep a handle of the connection (TLS takes the first one over)."""
+        if event == "connection.connect_tcp.complete":
+            connection = info["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+
+    def _cut(self) -> None:
+        with self._lock:
+            self.passed = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _read_answer(endpoint: Endpoint, response: httpx.Response, latency: float) -> ProbeResult:
+    health, detail = _judge(response.status_code)
+    if health is Health.NOT_READY and (reason := _reason(response)):
+        detail = f"{detail}: {reason}"
+    stream = response.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    not_after = (tls.getpeercert() or {}).get("notAfter") if tls is not None else None
+    return ProbeResult(
+        endpoint,
+        health,
+        status=response.status_code,
+        latency=latency,
+        certificate_expires=_utc(ssl.cert_time_to_seconds(not_after)) if isinstance(not_after, str) else None,
+        detail=detail,
+        server_time=_http_date(response.headers.get("date")),
+    )
+
+
+def _judge(status: int) -> tuple[Health, str]:
+    if status == 200:
+        return Health.READY, "ready"
+    if status in (401, 403):
+        return Health.ALIVE, f"HTTP {status}: alive, readiness hidden (anonymous access is off; client_cert would show it)"
+    return Health.NOT_READY, f"HTTP {status}"
+
+
+def _reason(response: httpx.Response) -> str:
+    """The failing checks of a /readyz answer (lines that start with `[-]`), else the start of its text."""
+    data = b""
+    for chunk in response.iter_raw(_LONGEST_BODY):
+        data += chunk
+        if len(data) >= _LONGEST_BODY:
+            break
+    lines = data[:_LONGEST_BODY].decode("utf-8", "replace").splitlines()
+    failing = [line[3:].split(" ")[0] for line in lines if line.startswith("[-]")]
+    words = ", ".join(failing) + " failing" if failing else " ".join(" ".join(lines).split())[:80]
+    return "".join(c for c in words if c.isprintable())
+
+
+def _utc(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, timezone.utc)
+
+
+def _http_date(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text) if text else None
+    except (ValueError, OverflowError):
+        return None
+    return moment.replace(tzinfo=timezone.utc) if moment and moment.tzinfo is None else moment
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything it came from, outermost first."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
+    """Put a failed request into one of the states, by what lies at its root."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _untrusted(endpoint, cause, host)
+        if isinstance(cause, TimeoutError):  # socket.timeout is the same class since Python 3.10
+            return ProbeResult(endpoint, Health.TIMEOUT, detail="no answer in time")
+        if isinstance(cause, ssl.SSLError):
+            return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {_ssl_words(cause)}")
+        if isinstance(cause, ConnectionRefusedError):
+            return ProbeResult(endpoint, Health.REFUSED, detail="connection refused: nothing listens there")
+        if isinstance(cause, (ConnectionError, EOFError)):
+            return ProbeResult(endpoint, Health.BROKEN, detail="the connection was cut before an answer")
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return ProbeResult(endpoint, Health.UNREACHABLE, detail=f"cannot connect: {os.strerror(cause.errno).lower()}")
+    words = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
+    return ProbeResult(endpoint, Health.BROKEN, detail=f"no HTTP answer: {words or type(error).__name__}")
+
+
+def _untrusted(endpoint: Endpoint, error: ssl.SSLCertVerificationError, host: str) -> ProbeResult:
+    code = error.verify_code
+    words = (error.verify_message or str(error)).rstrip(".")
+    if code == _X509_V_ERR_CERT_HAS_EXPIRED:
+        words = "its certificate has expired, by this machine's clock"
+    elif code == _X509_V_ERR_CERT_NOT_YET_VALID:
+        words = "its certificate is not valid yet, by this machine's clock"
+    elif "mismatch" in words.lower():
+        words = f"its certificate is not for {host}"
+    elif "self-signed" in words or "self signed" in words or "unable to get" in words:
+        words = f"its certificate is not from the cluster's CA ({words})"
+    return ProbeResult(
+        endpoint,
+        Health.UNTRUSTED,
+        detail=words,
+        clock_problem=code in (_X509_V_ERR_CERT_NOT_YET_VALID, _X509_V_ERR_CERT_HAS_EXPIRED),
+    )
+
+
+def probe_all(probe: Callable[[Endpoint], ProbeResult], endpoints: Sequence[Endpoint]) -> list[ProbeResult]:
+    """All addresses at once, each in a thread of its own; results in the order of `endpoints`."""
+    results: dict[Endpoint, ProbeResult] = {}
+    threads = [
+        threading.Thread(target=lambda e=endpoint: results.__setitem__(e, probe(e)), daemon=True) for endpoint in endpoints
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[endpoint] for endpoint in endpoints]
