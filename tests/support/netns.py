@@ -27,11 +27,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -100,7 +104,9 @@ def remove_stale() -> None:
 class Host:
     """One network namespace with `lo` and, but for the hub, an `eth0` on the network's bridge."""
 
-    def __init__(self, name: str, namespace: str, addresses: tuple[str, ...], port: tuple[str, str] | None) -> None:
+    def __init__(
+        self, name: str, namespace: str, addresses: tuple[str, ...], port: tuple[str, str] | None
+    ) -> None:
         self.name = name
         self.namespace = namespace
         self.addresses = addresses
@@ -125,10 +131,12 @@ class Host:
             inside = ["sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(self.etc), *inside]
         return ["ip", "netns", "exec", self.namespace, *inside]
 
-    def run(self, command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: Sequence[str | Path], *, check: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run `command` inside the host to its end; text in and out, captured; options are `subprocess.run`'s."""
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False, **options}
-        return subprocess.run(self.argv(command), **settings)
+        settings: dict[str, Any] = {"capture_output": True, "text": True, **options}
+        return subprocess.run(self.argv(command), check=check, **settings)
 
     def popen(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
         """Start `command` inside the host; it is killed when the network goes. Options are `subprocess.Popen`'s."""
@@ -142,22 +150,13 @@ class Host:
         It runs in a thread of this process that has entered the namespace (so do the threads that it starts).
         Sockets that it makes stay in the host's network; files and `/etc/hosts` are this process's own.
         """
-        outcome: list[T] = []
-        failure: list[BaseException] = []
 
-        def body() -> None:
-            try:
-                self._enter()
-                outcome.append(function(*arguments, **keywords))
-            except BaseException as error:  # handed on to the caller
-                failure.append(error)
+        def body() -> T:
+            self._enter()
+            return function(*arguments, **keywords)
 
-        thread = threading.Thread(target=body, name=f"in-{self.name}", daemon=True)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        with ThreadPoolExecutor(1, thread_name_prefix=f"in-{self.name}") as pool:
+            return pool.submit(body).result()
 
     def thread(self, function: Callable[..., object], *arguments: Any) -> threading.Thread:
         """Start a daemon thread inside the host's network, such as a test server's loop."""
@@ -196,10 +195,16 @@ class Host:
         # Declaring the table first makes `delete` valid the first time, and all of it is one transaction.
         # Priority 10 comes after kube-proxy's DNAT, so what is dropped are the real addresses behind a VIP.
         chains = (
-            f"chain {hook} {{ type filter hook {hook} priority 10; policy accept;\n" + "\n".join(rules[side]) + "\n}"
+            f"chain {hook} {{ type filter hook {hook} priority 10; policy accept;\n"
+            + "\n".join(rules[side])
+            + "\n}"
             for hook, side in (("input", "saddr"), ("output", "daddr"))
         )
-        script = f"table inet {_TABLE}\ndelete table inet {_TABLE}\ntable inet {_TABLE} {{\n" + "\n".join(chains) + "\n}\n"
+        script = (
+            f"table inet {_TABLE}\ndelete table inet {_TABLE}\ntable inet {_TABLE} {{\n"
+            + "\n".join(chains)
+            + "\n}\n"
+        )
         done = self.run(["nft", "-f", "-"], input=script)
         if done.returncode != 0:
             raise RuntimeError(f"nft in {self.name}: {done.stderr.strip()}")
@@ -261,11 +266,11 @@ class Network:
         hub_addresses = (str(self.ipv4[-2]), str(self.ipv6[0xFFFF]))
         self.hub = Host("hub", f"{self._tag}-hub", hub_addresses, None)
 
-    def __enter__(self) -> Network:
+    def __enter__(self) -> Self:
         remove_stale()
         try:
             self._make_namespace(self.hub.namespace)
-            # The bridge forwards at once: no spanning tree here, and no snooping that would hold back neighbour discovery.
+            # No spanning tree, so it forwards at once; no snooping that holds back neighbour discovery.
             _ip("-n", self.hub.namespace, "link", "add", "br0", "type", "bridge",
                 "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0")  # fmt: skip
             self._configure(self.hub, "br0")
@@ -287,12 +292,14 @@ class Network:
         host = Host(name, f"{self._tag}-{name}", addresses, (hub, port))
         self.hosts[name] = host
         self._make_namespace(host.namespace)
-        _ip("link", "add", "eth0", "netns", host.namespace, "type", "veth", "peer", "name", port, "netns", hub)
+        _ip(
+            "link", "add", "eth0", "netns", host.namespace, "type", "veth", "peer", "name", port, "netns", hub
+        )
         _ip("-n", hub, "link", "set", port, "master", "br0", "up")
         self._configure(host, "eth0")
         for family, gateway in (("-4", self.hub.addresses[0]), ("-6", self.hub.addresses[1])):
             if any((":" in address) == (family == "-6") for address in addresses):
-                # A default route, as every real node has: without one, kube-proxy's VIPs would be unreachable networks.
+                # Without a default route, as every real node has one, a VIP would be "network unreachable".
                 _ip(family, "-n", host.namespace, "route", "add", "default", "via", gateway, "dev", "eth0")
         return host
 
@@ -305,7 +312,16 @@ class Network:
         for address in host.addresses:
             network = self.ipv6 if ":" in address else self.ipv4
             options = ["nodad"] if ":" in address else []  # an address that is usable at once
-            _ip("-n", host.namespace, "address", "add", f"{address}/{network.prefixlen}", "dev", device, *options)
+            _ip(
+                "-n",
+                host.namespace,
+                "address",
+                "add",
+                f"{address}/{network.prefixlen}",
+                "dev",
+                device,
+                *options,
+            )
 
     def close(self) -> None:
         """End every process and remove every namespace of this network; safe to call twice."""
