@@ -7,8 +7,8 @@
         b.drop("10.0.0.11")         # b is silent to a: what a firewall or a lost power supply looks like
         b.call(socket.create_connection, ("10.0.0.11", 80), 1.0)   # Python code, run inside b
 
-Namespaces carry the pid of the test run in their names, so parallel runs do not clash and what a killed run left
-behind is found and removed by the next one. Everything goes when the `with` block ends, however it ends.
+Namespaces carry the pid of the test run in their names, so parallel runs do not clash and what a killed run
+left behind is found and removed by the next one. Everything goes when the `with` block ends, however it ends.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def missing() -> str | None:
         return "needs root to make network namespaces: run the tests as root"
     probe = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
     if probe.returncode != 0:
-        return "this kernel or container forbids network namespaces: run the tests on a host or with CAP_SYS_ADMIN"
+        return "this container forbids network namespaces: run the tests on a host or with CAP_SYS_ADMIN"
     return None
 
 
@@ -124,7 +124,7 @@ class Host:
         return self.addresses[0]
 
     def argv(self, command: Sequence[str | Path]) -> list[str]:
-        """The command line that runs `command` inside the host; the process replaces itself, so its pid is its own."""
+        """The command line that runs `command` inside the host, by exec: the pid is the command's own."""
         inside = [str(part) for part in command]
         if self.etc is not None:
             # `ip netns exec` has already given the process a mount namespace of its own.
@@ -134,18 +134,18 @@ class Host:
     def run(
         self, command: Sequence[str | Path], *, check: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run `command` inside the host to its end; text in and out, captured; options are `subprocess.run`'s."""
+        """Run `command` inside the host to its end, text captured; options are those of `subprocess.run`."""
         settings: dict[str, Any] = {"capture_output": True, "text": True, **options}
         return subprocess.run(self.argv(command), check=check, **settings)
 
     def popen(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
-        """Start `command` inside the host; it is killed when the network goes. Options are `subprocess.Popen`'s."""
+        """Start `command` inside the host; it is killed with the network. Options: `subprocess.Popen`'s."""
         process = subprocess.Popen(self.argv(command), **options)
         self._processes.append(process)
         return process
 
     def call(self, function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-        """Run a Python function inside the host's network and return what it returns, or raise what it raises.
+        """Run a Python function inside the host's network; returns what it returns, raises what it raises.
 
         It runs in a thread of this process that has entered the namespace (so do the threads that it starts).
         Sockets that it makes stay in the host's network; files and `/etc/hosts` are this process's own.
@@ -226,8 +226,8 @@ class Host:
     def private_etc(self, directory: Path | None = None) -> Path:
         """Give the commands run in this host an `/etc` of their own, a copy in `directory`; returns it.
 
-        The whole folder is bound over `/etc`, not the one file, so that a new `hosts` renamed into place is seen
-        by the processes that already run, as it is on a real machine.
+        The whole folder is bound over `/etc`, not the one file, so that a new `hosts` renamed into place is
+        seen by the processes that already run, as it is on a real machine.
         """
         if self.etc is None:
             directory = directory or Path(tempfile.mkdtemp(prefix=f"{self.namespace}-etc-"))
@@ -253,9 +253,8 @@ class Host:
 class Network:
     """Hosts on one Ethernet segment; a context manager.
 
-    `hub` is the namespace that holds the bridge. It has an address on the network too, so that a server may run there
-    that no host's fate touches, but its traffic can only be stopped inside the hosts. `ipv4` and `ipv6` are the prefixes
-    of the segment; the hub takes the last address of the IPv4 prefix and `::ffff` of the IPv6 one.
+    `hub` is the namespace that holds the bridge, with addresses on the network too (the last of the IPv4 prefix,
+    `::ffff` of the IPv6 one): a server may run there that no host's fate touches.
     """
 
     def __init__(self, ipv4: str = "10.0.0.0/24", ipv6: str = "fd00::/64") -> None:
