@@ -1,0 +1,431 @@
+"""A machine that really boots systemd: Debian in a systemd-nspawn container on a host of `tests.support.netns`.
+
+    with Network() as network:
+        worker = network.add_host("worker", "10.0.0.20")
+        with Machine("worker-1", worker) as machine:
+            machine.write("/etc/systemd/system/x.service", ...)
+            machine.boot()
+            machine.wait_until(lambda: machine.show("x.service")["ActiveState"] == "active", "x runs")
+            machine.reboot()            # the same disk, a fresh kernel: the VIP on `lo` is gone, as on a real node
+
+The root filesystem is made once by debootstrap, from the mirror that this system's apt uses, and kept below
+`$XDG_CACHE_HOME/apiha`; each machine gets a copy of its own, on the same kind of file system as any other file, for
+inotify and rename behave a little differently on an overlay. The container is not registered anywhere, so this works
+on systems without systemd as well. However a machine ends, nothing of it stays: processes, mounts, files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from tests.support import netns
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+# What a minimal Debian node has, and no Python package beyond the standard library: apiha has to bring its own.
+PACKAGES = ("dbus", "iproute2", "nftables", "python3", "systemd", "systemd-sysv")
+_TRIMMED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_POLL = 0.1  # seconds between two looks at a condition
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why machines cannot be booted here, or None if they can."""
+    packages = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "setpriv": "util-linux"}
+    absent = [package for tool, package in packages.items() if shutil.which(tool) is None]
+    if absent:
+        return f"needs a machine that boots systemd: apt-get install {' '.join(absent)}, and run as root"
+    return netns.missing()
+
+
+requires_machine = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+"""Marks a test or a module (`pytestmark = requires_machine`) that boots a machine."""
+
+
+# ------------------------------------------------------------------------------------------ the root filesystem
+
+
+def _release() -> dict[str, str]:
+    """os-release(5) of this system."""
+    pairs = (line.partition("=") for line in Path("/etc/os-release").read_text().splitlines())
+    return {key: value.strip('"') for key, _, value in pairs}
+
+
+def _mirror(suite: str) -> str:
+    """The URI that this system's apt takes `suite` from. Raises RuntimeError if there is none."""
+    listed = subprocess.run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+            "Created-By: Packages",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in listed.stdout.splitlines():
+        uri, release, component = line.split()
+        if (release, component) == (suite, "main"):
+            return uri
+    raise RuntimeError(f"apt has no source for {suite} main")
+
+
+def root_filesystem() -> Path:
+    """The pristine root filesystem, built if this user has none yet: about a minute, 200 MB.
+
+    Raises RuntimeError, with the end of debootstrap's output, if it cannot be built.
+    """
+    suite = _release().get("VERSION_CODENAME", "")
+    recipe = json.dumps([suite, os.uname().machine, PACKAGES, _TRIMMED])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apiha"
+    cache.mkdir(parents=True, exist_ok=True)
+    finished = cache / f"machine-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    with (cache / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.is_dir():
+            for abandoned in cache.glob("building-*"):  # ours alone while the lock is held
+                shutil.rmtree(abandoned)
+            building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
+            building.chmod(0o755)
+            _debootstrap(suite, building)
+            building.rename(finished)
+    return finished
+
+
+def _debootstrap(suite: str, directory: Path) -> None:
+    built = subprocess.run(
+        [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            suite,
+            directory,
+            _mirror(suite),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_PATH}"},
+    )
+    if built.returncode != 0:
+        raise RuntimeError("debootstrap failed:\n" + "\n".join(built.stdout.splitlines()[-20:]))
+    for name in _TRIMMED:
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / "var/log/journal").mkdir(exist_ok=True)  # a journal that outlives the boot it tells of
+    # Not every machine the same, and none its first boot, at which systemd would enable every unit it finds.
+    (directory / "etc/machine-id").unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------ machines
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the journal. `at`: seconds of the monotonic clock, which all processes of the kernel share."""
+
+    at: float
+    message: str
+    unit: str
+    identifier: str
+    priority: int
+
+
+class Machine:
+    """A Debian machine with a disk of its own on the network of `host`; off until `boot`. A context manager.
+
+    `name` becomes its host name. `root` is its disk, to be read and written from outside at any time.
+    """
+
+    def __init__(self, name: str, host: netns.Host) -> None:
+        self.name = name
+        self.host = host
+        self._directory = Path(tempfile.mkdtemp(prefix=f"apiha-machine-{name}-"))
+        self.root = self._directory / "root"
+        self._console = self._directory / "console"
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._init: int | None = None
+        self._slot: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            pristine = root_filesystem()
+            subprocess.run(["cp", "-a", "--reflink=auto", pristine, self.root], check=True)
+            self.write("/etc/machine-id", uuid.uuid4().hex + "\n", mode=0o444)
+            self.write("/etc/hostname", self.name + "\n")
+            self.write("/etc/hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{self.name}\n")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------- power
+
+    @property
+    def running(self) -> bool:
+        """Whether the machine is switched on."""
+        return self._nspawn is not None and self._nspawn.poll() is None
+
+    def boot(self, timeout: float = 30.0) -> None:
+        """Switch on; returns as soon as systemd takes commands, which is long before the boot is finished.
+
+        Raises RuntimeError, with the console's output, if it does not within `timeout` seconds.
+        """
+        if self.running:
+            raise RuntimeError(f"{self.name} is on already")
+        self._slot = _take_slot()
+        # What the kernel would have forgotten: above all the VIP that kube-proxy, or its stand-in, gave to `lo`.
+        _ip("-n", self.host.namespace, "address", "flush", "dev", "lo", "scope", "global")
+        command = [
+            # The container must not outlive a test run that is killed.
+            *("setpriv", "--pdeathsig", "KILL"),
+            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=pipe"),
+            *("--directory", str(self.root), "--machine", self.name),
+            f"--network-namespace-path=/run/netns/{self.host.namespace}",
+            "--capability=CAP_NET_ADMIN",
+            *("--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+        ]
+        if not Path("/run/systemd/system").is_dir():
+            command.append("--keep-unit")  # nobody here to ask for a scope
+        with self._console.open("ab") as console:
+            self._nspawn = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + timeout
+        while not self._takes_commands():
+            if not self.running or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not boot:\n{self.report()}")
+            time.sleep(_POLL)
+
+    def _takes_commands(self) -> bool:
+        self._init = self._init or self._find_init()
+        if self._init is None:
+            return False
+        state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
+        return state in ("initializing", "starting", "running", "degraded")
+
+    def _find_init(self) -> int | None:
+        """The pid, here, of the container's pid 1: the child of nspawn that leads a pid namespace of its own."""
+        assert self._nspawn is not None
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):  # a process that has just ended
+                fields = dict(line.partition(":\t")[::2] for line in status.read_text().splitlines())
+                # NSpid: its pid in each of the nested namespaces (proc(5)).
+                if int(fields["PPid"]) == self._nspawn.pid and fields["NSpid"].split()[1:] == ["1"]:
+                    return int(fields["Pid"])
+        return None
+
+    def poweroff(self, timeout: float = 60.0) -> None:
+        """Shut down in good order; no-op when off. Raises RuntimeError if that takes longer than `timeout`."""
+        if self._nspawn is not None and self.running:
+            self.run(["systemctl", "--no-block", "poweroff"])
+            try:
+                self._nspawn.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise RuntimeError(f"{self.name} does not shut down:\n{self.report()}") from None
+        self._off()
+
+    def power_cut(self) -> None:
+        """Off at once, nothing saved or stopped; no-op when off."""
+        if self._nspawn is not None and self.running:
+            if self._init is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._init, signal.SIGKILL)  # pid 1 takes every process of its namespace with it
+            try:
+                self._nspawn.wait(5.0)  # nspawn sees it die, and takes its mounts and control groups away
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait()
+        self._off()
+
+    def _off(self) -> None:
+        self._nspawn = self._init = None
+        if self._slot is not None:
+            self._slot.close()
+            self._slot = None
+
+    def reboot(self) -> None:
+        """Shut down in good order and boot again from the same disk."""
+        self.poweroff()
+        self.boot()
+
+    def close(self) -> None:
+        """Switch off and remove the disk; safe to call twice."""
+        self.power_cut()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    # -------------------------------------------------------------------------------------- inside
+
+    def run(
+        self, command: Sequence[str | Path], *, check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` inside to its end, text captured; options are those of `subprocess.run`.
+
+        With `check`, a command that fails raises AssertionError with its output.
+        """
+        if self._init is None:
+            raise RuntimeError(f"{self.name} is off")
+        inside = ["nsenter", "--target", str(self._init), "--all", "--", *(str(part) for part in command)]
+        settings: dict[str, Any] = {
+            "capture_output": True,
+            "text": True,
+            "timeout": 120.0,
+            "env": {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/root"},
+            **options,
+        }
+        if "input" not in settings:
+            settings.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(inside, check=False, **settings)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{inside[5:]} exits {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def systemctl(self, *arguments: str) -> str:
+        """Run `systemctl`; returns its output. Raises AssertionError if it fails."""
+        return self.run(["systemctl", "--no-pager", *arguments]).stdout
+
+    def show(self, unit: str) -> dict[str, str]:
+        """Every property of a unit, as `systemctl show` prints it."""
+        lines = self.systemctl("show", unit).splitlines()
+        return dict(line.partition("=")[::2] for line in lines if "=" in line)
+
+    def moment(self, unit: str, event: str) -> float | None:
+        """When `event` (`ActiveEnter`, `ExecMainStart`, …) last happened to the unit, or None: monotonic seconds."""
+        microseconds = int(self.show(unit).get(f"{event}TimestampMonotonic") or 0)
+        return microseconds / 1e6 or None
+
+    def journal(self, *units: str, boot: bool = True) -> list[Entry]:
+        """The journal of these units, or of everything, with systemd's own lines about them, oldest first.
+
+        Of this boot only, unless `boot` is false.
+        """
+        matches = [f"--unit={unit}" for unit in units] + (["--boot"] if boot else [])
+        return list(_entries(self.run(["journalctl", "--no-pager", "--output=json", *matches]).stdout))
+
+    def processes(self) -> list[str]:
+        """The command line of every process of the machine but kernel threads and the one that lists them."""
+        listed = []
+        assert self._init is not None
+        namespace = Path(f"/proc/{self._init}/ns/pid").readlink()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "ns/pid").readlink() == namespace:
+                    listed.append(
+                        (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    )
+        return listed
+
+    def wait_until(self, predicate: Callable[[], T], what: str, timeout: float = 30.0) -> T:
+        """Wait for `predicate` to be true; returns what it returned then.
+
+        Raises AssertionError, naming `what`, after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not (result := predicate()):
+            assert self.running, f"{self.name} went off while waiting until {what}"
+            assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+            time.sleep(_POLL)
+        return result
+
+    def wait_for_journal(self, unit: str, text: str, timeout: float = 30.0) -> Entry:
+        """Wait for the first line of this boot's journal of `unit` that contains `text`; returns it."""
+
+        def found() -> Entry | None:
+            return next((entry for entry in self.journal(unit) if text in entry.message), None)
+
+        entry = self.wait_until(found, f"{unit} says {text!r}", timeout)
+        assert entry is not None
+        return entry
+
+    # -------------------------------------------------------------------------------------- the disk
+
+    def path(self, path: str) -> Path:
+        """Where an absolute path of the machine lies out here. Symlinks are not resolved."""
+        return self.root / path.lstrip("/")
+
+    def read(self, path: str) -> str:
+        """A text file of the machine."""
+        return self.path(path).read_text()
+
+    def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
+        """Make or overwrite a file, in place; folders are made as needed."""
+        target = self.path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(text, str):
+            text = text.encode()
+        target.write_bytes(text)
+        target.chmod(mode)
+
+    def report(self) -> str:
+        """The console and the last boot's journal, on or off: what one wants to see when a test fails."""
+        console = self._console.read_text(errors="replace") if self._console.exists() else ""
+        journal = subprocess.run(
+            ["journalctl", "--directory", self.path("/var/log/journal"), "--no-pager", "--boot=0",
+             "--output=short-monotonic", "--lines=300"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return f"{console}\n{journal.stdout}{journal.stderr}"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _take_slot(timeout: float = 600.0) -> IO[str]:
+    """Wait for a turn: without a host systemd, two containers at once would share one control group."""
+    slot = Path("/run/apiha-machine.lock").open("w")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return slot
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                slot.close()
+                raise RuntimeError("another machine is on, here or in another test run") from None
+            time.sleep(0.5)
+
+
+def _entries(lines: str) -> Iterator[Entry]:
+    """Journal entries of `journalctl --output=json` (systemd.journal-fields(7))."""
+    for line in lines.splitlines():
+        fields = json.loads(line)
+        message = fields.get("MESSAGE") or ""
+        yield Entry(
+            at=int(fields["__MONOTONIC_TIMESTAMP"]) / 1e6,
+            message=bytes(message).decode(errors="replace") if isinstance(message, list) else message,
+            # What pid 1 says about a unit carries UNIT; what the unit itself says carries _SYSTEMD_UNIT.
+            unit=fields.get("UNIT") or fields.get("_SYSTEMD_UNIT", ""),
+            identifier=fields.get("SYSLOG_IDENTIFIER", ""),
+            priority=int(fields.get("PRIORITY", 6)),
+        )
