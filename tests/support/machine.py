@@ -1,4 +1,4 @@
-"""A machine that really boots systemd: Debian in a systemd-nspawn container on a host of `tests.support.netns`.
+"""Machines that really boot systemd: Debian in systemd-nspawn containers on hosts of `tests.support.netns`.
 
     with Network() as network:
         worker = network.add_host("worker", "10.0.0.20")
@@ -6,12 +6,13 @@
             machine.write("/etc/systemd/system/x.service", ...)
             machine.boot()
             machine.wait_until(lambda: machine.show("x.service")["ActiveState"] == "active", "x runs")
-            machine.reboot()            # the same disk, a fresh kernel: the VIP on `lo` is gone, as on a real node
+            machine.reboot()        # same disk, fresh kernel: the VIP on `lo` is gone, as on a real node
 
 The root filesystem is made once by debootstrap, from the mirror that this system's apt uses, and kept below
-`$XDG_CACHE_HOME/apiha`; each machine gets a copy of its own, on the same kind of file system as any other file, for
-inotify and rename behave a little differently on an overlay. The container is not registered anywhere, so this works
-on systems without systemd as well. However a machine ends, nothing of it stays: processes, mounts, files.
+`$XDG_CACHE_HOME/apiha`; each machine gets a copy of its own, on the same kind of file system as any other
+file, for inotify and rename behave a little differently on an overlay. The container is not registered
+anywhere, so this works on systems without systemd as well. However a machine ends, nothing of it stays:
+processes, mounts, files.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a minimal Debian node has, and no Python package beyond the standard library: apiha has to bring its own.
+# What a minimal Debian node has. No Python package beyond the standard library: apiha has to bring its own.
 PACKAGES = ("dbus", "iproute2", "nftables", "python3", "systemd", "systemd-sysv")
 _TRIMMED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,7 +65,7 @@ requires_machine = pytest.mark.skipif(missing() is not None, reason=str(missing(
 """Marks a test or a module (`pytestmark = requires_machine`) that boots a machine."""
 
 
-# ------------------------------------------------------------------------------------------ the root filesystem
+# ---------------------------------------------------------------------------------------- root filesystem
 
 
 def _release() -> dict[str, str]:
@@ -142,12 +143,12 @@ def _debootstrap(suite: str, directory: Path) -> None:
     (directory / "etc/machine-id").unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------------ machines
+# ---------------------------------------------------------------------------------------- machines
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the journal. `at`: seconds of the monotonic clock, which all processes of the kernel share."""
+    """A line of the journal. `at`: seconds of the kernel's monotonic clock, inside and out."""
 
     at: float
     message: str
@@ -204,7 +205,7 @@ class Machine:
         if self.running:
             raise RuntimeError(f"{self.name} is on already")
         self._slot = _take_slot()
-        # What the kernel would have forgotten: above all the VIP that kube-proxy, or its stand-in, gave to `lo`.
+        # What the kernel would have forgotten: the VIP that kube-proxy, or its stand-in, gave to `lo`.
         _ip("-n", self.host.namespace, "address", "flush", "dev", "lo", "scope", "global")
         command = [
             # The container must not outlive a test run that is killed.
@@ -235,7 +236,7 @@ class Machine:
         return state in ("initializing", "starting", "running", "degraded")
 
     def _find_init(self) -> int | None:
-        """The pid, here, of the container's pid 1: the child of nspawn that leads a pid namespace of its own."""
+        """The pid, out here, of the container's pid 1: nspawn's child that leads a pid namespace."""
         assert self._nspawn is not None
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):  # a process that has just ended
@@ -246,7 +247,10 @@ class Machine:
         return None
 
     def poweroff(self, timeout: float = 60.0) -> None:
-        """Shut down in good order; no-op when off. Raises RuntimeError if that takes longer than `timeout`."""
+        """Shut down in good order; no-op when off.
+
+        Raises RuntimeError if that takes longer than `timeout` seconds.
+        """
         if self._nspawn is not None and self.running:
             self.run(["systemctl", "--no-block", "poweroff"])
             try:
@@ -320,7 +324,7 @@ class Machine:
         return dict(line.partition("=")[::2] for line in lines if "=" in line)
 
     def moment(self, unit: str, event: str) -> float | None:
-        """When `event` (`ActiveEnter`, `ExecMainStart`, …) last happened to the unit, or None: monotonic seconds."""
+        """When `event` (`ActiveEnter`, `ExecMainStart`, …) last happened: monotonic seconds, or None."""
         microseconds = int(self.show(unit).get(f"{event}TimestampMonotonic") or 0)
         return microseconds / 1e6 or None
 
@@ -403,7 +407,7 @@ def _ip(*arguments: str) -> None:
 
 def _take_slot(timeout: float = 600.0) -> IO[str]:
     """Wait for a turn: without a host systemd, two containers at once would share one control group."""
-    slot = Path("/run/apiha-machine.lock").open("w")
+    slot = Path("/run/apiha-machine.lock").open("w")  # noqa: SIM115 (held until the machine is off)
     deadline = time.monotonic() + timeout
     while True:
         try:
