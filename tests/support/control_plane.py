@@ -36,11 +36,8 @@ from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
-
-if TYPE_CHECKING:
-    import trustme
 
 DEFAULT_HOST = "apiserver.cluster.local"
 
@@ -62,6 +59,9 @@ BEHAVIOURS: dict[str, str] = {
     "drip_handshake": "a TLS record that grows by a byte each `interval` seconds and never ends",
     "endless_headers": "200 and headers without end, as fast as they are read",
     "endless_body": "200 and a body without end, as fast as it is read",
+    "endless_error": "500 and a body without end, as fast as it is read",
+    "endless_informational": "100 Continue, again and again, as fast as it is read (RFC 9110, section 15.2)",
+    "scripted": "after the handshake and a request, exactly the bytes in `script`, then the end",
     "reset": "RST as soon as the connection is accepted",
     "reset_handshake": "RST after the ClientHello",
     "reset_response": "RST in the middle of the response's headers",
@@ -129,12 +129,16 @@ class Authority:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._ca = trustme.CA(organization_name=organization)
-        self._stranger: trustme.CA | None = None
+        # Same subject as the real CA: only the key tells them apart, as with an impostor who tries.
+        self._stranger = trustme.CA(organization_name=organization)
         self._serial = 0
         self._lock = threading.Lock()
         self.ca_pem: str = self._ca.cert_pem.bytes().decode("ascii")
         self.ca_file = directory / "ca.crt"
         self.ca_file.write_text(self.ca_pem)
+        self.stranger_ca_file = directory / "stranger.crt"
+        """The CA of the `wrong_ca` certificates."""
+        self.stranger_ca_file.write_bytes(self._stranger.cert_pem.bytes())
 
     def issue(
         self, kind: str = "good", *, host: str = DEFAULT_HOST, address: str | None = None, days: float = 365
@@ -145,16 +149,12 @@ class Authority:
         one carries `host` and the names every API server has, not the address: nodes must not depend on it.
         `days` is how long it stays valid.
         """
-        import trustme
 
         now = datetime.now(timezone.utc)
         start, end = now - timedelta(hours=1), now + timedelta(days=days)
         names = [host, "kubernetes", "kubernetes.default.svc"]
         ca = self._ca
-        if kind in ("wrong_ca", "self_signed"):
-            with self._lock:
-                # Same subject as the real CA: only the key tells them apart, as with an impostor who tries.
-                self._stranger = self._stranger or trustme.CA(organization_name="apiha test cluster")
+        if kind == "wrong_ca":
             ca = self._stranger
         if kind == "self_signed":
             return self._self_signed(host)
@@ -410,7 +410,7 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 def _no_delay(connection: socket.socket) -> None:
-    """As Go does always: otherwise an answer waits 40 ms for the client to acknowledge the session tickets."""
+    """As Go does always: otherwise an answer waits 40 ms for the ACK of the session tickets."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -491,6 +491,7 @@ class ControlPlane(_TcpServer):
         delay: float = 1.0,
         interval: float = 0.2,
         redirect_to: str = "https://127.0.0.1:1/readyz",
+        script: bytes = b"",
         slices: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """Without an `authority`, `certificate` is used whatever the behaviour; `client_ca` is PEM text."""
@@ -504,6 +505,7 @@ class ControlPlane(_TcpServer):
         self.delay = delay
         self.interval = interval
         self.redirect_to = redirect_to
+        self.script = script
         self.slices = slices
         self.counters = Counters()
         self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
@@ -646,6 +648,13 @@ class ControlPlane(_TcpServer):
         elif behaviour == "endless_body":
             tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
             self._flood(tls, b"10000\r\n" + b"o" * 65536 + b"\r\n")
+        elif behaviour == "endless_error":
+            tls.sendall(b"HTTP/1.1 500 Internal Server Error\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self._flood(tls, b"10000\r\n" + b"o" * 65536 + b"\r\n")
+        elif behaviour == "endless_informational":
+            self._flood(tls, b"HTTP/1.1 100 Continue\r\n\r\n" * 40)
+        elif behaviour == "scripted":
+            tls.sendall(self.script)
         elif behaviour == "reset_response":
             tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Len")
             _reset(tls)

@@ -1,0 +1,62 @@
+"""Fixtures of the integration tests: a CA, control planes on loopback, and a prober that trusts that CA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apiha.probe import Prober, make_ssl_context
+from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
+from tests.support.probing import MakeProber, StartPlane, WriteConfig
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The cluster's CA."""
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def start_plane(authority: Authority) -> Iterator[StartPlane]:
+    """A factory of started control planes."""
+    planes: list[ControlPlane] = []
+
+    def start(
+        behaviour: str = "ready", address: str = "127.0.0.11", port: int = 0, **options: Any
+    ) -> ControlPlane:
+        plane = ControlPlane(authority, address, port, behaviour, **options)
+        planes.append(plane)
+        plane.start()
+        return plane
+
+    yield start
+    for plane in planes:
+        plane.close()
+
+
+@pytest.fixture
+def make_prober(authority: Authority) -> MakeProber:
+    """A factory of probers; `ca_pem` and the other options are those of `make_ssl_context`."""
+
+    def make(timeout: float = 0.5, **options: Any) -> Prober:
+        ca_pem = options.pop("ca_pem", authority.ca_pem)
+        return Prober(DEFAULT_HOST, make_ssl_context(ca_pem, **options), timeout)
+
+    return make
+
+
+@pytest.fixture
+def write_config(authority: Authority, tmp_path: Path) -> WriteConfig:
+    """Writes a configuration file for these control planes (`ADDR:PORT`) and returns its path."""
+
+    def write(*control_plane: str, **settings: object) -> Path:
+        lines = [f"control_plane: [{', '.join(repr(item) for item in control_plane)}]"]
+        lines += [f"{key}: {value}" for key, value in {"ca_file": authority.ca_file, **settings}.items()]
+        path = tmp_path / "config.yaml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
