@@ -398,12 +398,28 @@ def _suggestion(key: object) -> str:
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(_BY_KEY)}"
 
 
-def template() -> str:
-    """The commented configuration file that `apiha install` puts on a node."""
+def template(given: Mapping[str, str] | None = None) -> str:
+    """The commented configuration file that `apiha install` puts on a node; `given` (key to text) is filled in.
+
+    The texts are those of flags; the caller has had them checked by `load`.
+    """
     lines = [
         "# apiha: where this node finds its API server. Reference: docs/configuration.md, `apiha --help`.",
         "# Every key can also be set as APIHA_<KEY> in the environment and as --<key> on the command line.",
     ]
     for setting in SETTINGS:
-        lines += ["", f"# {setting.help}", f"# {setting.key}: {setting.example}"]
+        lines += ["", f"# {setting.help}"]
+        if given is not None and setting.key in given:
+            lines.append(f"{setting.key}: {_yaml_text(setting, given[setting.key])}")
+        else:
+            lines.append(f"# {setting.key}: {setting.example}")
     return "\n".join(lines) + "\n"
+
+
+def _yaml_text(setting: Setting, text: str) -> str:
+    if setting.example.startswith("["):
+        return "[" + ", ".join(f'"{part.strip()}"' for part in text.split(",") if part.strip()) + "]"
+    value = setting.from_text(text)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else f'"{text.strip()}"'

@@ -173,26 +173,32 @@ class Prober:
     def probe(self, endpoint: Endpoint) -> ProbeResult:
         """Ask one address; takes at most `timeout` seconds, and reports trouble as a result, never as an exception."""
         start = time.monotonic()
-        with _Deadline(self.timeout) as deadline:
-            try:
-                with self.request(endpoint, READYZ, deadline=deadline) as response:
-                    result = _read_answer(endpoint, response, time.monotonic() - start)
-            except Exception as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
-                result = _explain(endpoint, error, self.host)
-        if deadline.passed:
-            result = ProbeResult(endpoint, Health.TIMEOUT, detail=f"no answer within {self.timeout:g} s")
+        try:
+            with self.request(endpoint, READYZ) as response:
+                result = _read_answer(endpoint, response, time.monotonic() - start)
+        except Exception as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
+            result = _explain(endpoint, error, self.host)
         return replace(result, latency=result.latency or time.monotonic() - start)
 
     @contextlib.contextmanager
-    def request(self, endpoint: Endpoint, path: str, *, deadline: _Deadline | None = None) -> Iterator[httpx.Response]:
-        """GET `path` from exactly this address, verified for the cluster's name; the body is not read yet."""
-        url = f"https://{endpoint}{path}"
+    def request(self, endpoint: Endpoint, path: str) -> Iterator[httpx.Response]:
+        """GET `path` from exactly this address, verified for the cluster's name; the body is not read yet.
+
+        Raises TimeoutError once `timeout` seconds have gone by, the reading of the body included, and otherwise
+        what httpx raises.
+        """
         headers = {"Host": self.host if endpoint.port == 443 else f"{self.host}:{endpoint.port}"}
-        extensions: dict[str, Any] = {"sni_hostname": self.host}
-        if deadline is not None:
-            extensions["trace"] = deadline.watch
-        with self._http().stream("GET", url, headers=headers, extensions=extensions) as response:
-            yield response
+        with _Deadline(self.timeout) as deadline:
+            extensions: dict[str, Any] = {"sni_hostname": self.host, "trace": deadline.watch}
+            try:
+                url = f"https://{endpoint}{path}"
+                with self._http().stream("GET", url, headers=headers, extensions=extensions) as response:
+                    yield response
+            except Exception:
+                if not deadline.passed:
+                    raise
+        if deadline.passed:
+            raise TimeoutError(f"no answer within {self.timeout:g} s")
 
 
 class _Deadline:
@@ -225,13 +231,18 @@ class _Deadline:
             connection = info["return_value"].get_extra_info("socket")
             with self._lock:
                 self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+                if self.passed:  # connected just as the time ran out
+                    self._shut()
 
     def _cut(self) -> None:
         with self._lock:
             self.passed = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _read_answer(endpoint: Endpoint, response: httpx.Response, latency: float) -> ProbeResult:
@@ -301,7 +312,7 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _untrusted(endpoint, cause, host)
         if isinstance(cause, TimeoutError):  # socket.timeout is the same class since Python 3.10
-            return ProbeResult(endpoint, Health.TIMEOUT, detail="no answer in time")
+            return ProbeResult(endpoint, Health.TIMEOUT, detail="no answer in time (packets dropped, or a server that hangs)")
         if isinstance(cause, ssl.SSLError):
             return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {_ssl_words(cause)}")
         if isinstance(cause, ConnectionRefusedError):

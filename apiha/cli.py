@@ -1,0 +1,424 @@
+"""The command line: parse, call, print. No logic; what a command does is in the module it calls.
+
+Modules are imported inside the commands that need them: a worker's boot waits for `apiha pin-host`, not for what
+`apiha install` or `apiha updater` would load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from apiha import __version__
+from apiha.config import DEFAULT_PATH, SETTINGS, Config, load, unknown_variables
+from apiha.durations import parse_duration
+from apiha.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_NO_CONTROL_PLANE,
+    ApihaError,
+    ConfigError,
+)
+from apiha.log import LogFormat, Reporter
+
+if TYPE_CHECKING:
+    from apiha.bootstrap import Node
+
+DEFAULT_HOSTS_FILE = Path("/etc/hosts")
+DEFAULT_STATE_DIR = Path("/var/lib/apiha")
+_SETTING_PREFIX = "setting_"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):
+    """`500ms`, `15s`, `2m`, or plain seconds; converts to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; a usage error for anything that is no duration."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+
+
+@dataclass
+class Invocation:
+    """The options of the group, and what follows from them."""
+
+    config_path: Path
+    config_required: bool
+    hosts_file: Path
+    state_dir: Path
+    verbose: bool
+    log_format: LogFormat
+    flags: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Reporter:
+        """Where events go."""
+        return Reporter(log_format=self.log_format, verbose=self.verbose)
+
+    def config(self) -> Config:
+        """The checked configuration; raises ConfigError."""
+        report = self.report
+        for name in unknown_variables(os.environ):
+            report.warning(f"{name}: no such setting, ignored; `apiha --help` lists them")
+        config = load(self.config_path, os.environ, self.flags, path_required=self.config_required)
+        if config.insecure_skip_tls_verify:
+            report.warning("insecure_skip_tls_verify is on: certificates are not verified, any machine may answer")
+        return config
+
+    def node(self) -> Node:
+        """This machine, ready for `apiha.bootstrap`."""
+        from apiha.bootstrap import Node
+        from apiha.hosts import HostsFile
+
+        return Node(
+            config=self.config(),
+            hosts=HostsFile(self.hosts_file, state_dir=self.state_dir),
+            name=os.uname().nodename,
+            report=self.report,
+            state_dir=self.state_dir,
+        )
+
+
+def setting_options(*, hidden: bool) -> Callable[[F], F]:
+    """A flag for every setting. The commands take them too, hidden, so that either place works."""
+
+    def decorate(function: F) -> F:
+        for setting in reversed(SETTINGS):
+            function = click.option(
+                setting.flag,
+                _SETTING_PREFIX + setting.key,
+                metavar=setting.metavar,
+                help=setting.help,
+                hidden=hidden,
+            )(function)
+        return function
+
+    return decorate
+
+
+def _take_settings(arguments: dict[str, Any]) -> dict[str, str | None]:
+    """Remove the setting flags from a command's arguments and return those that were given."""
+    keys = [key for key in arguments if key.startswith(_SETTING_PREFIX)]
+    found = {key.removeprefix(_SETTING_PREFIX): arguments.pop(key) for key in keys}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that takes the settings as flags as well, and gets the `Invocation` as its first argument."""
+
+    @setting_options(hidden=True)
+    @click.pass_obj
+    def command(invocation: Invocation, **arguments: Any) -> Any:
+        invocation.flags.update(_take_settings(arguments))
+        return function(invocation, **arguments)
+
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    # Options that decorate `function` come with it.
+    command.__click_params__ = [  # type: ignore[attr-defined]
+        *getattr(command, "__click_params__", []),
+        *getattr(function, "__click_params__", []),
+    ]
+    return command
+
+
+OUTPUT = click.option(
+    "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True, help="For people or programs."
+)
+
+EPILOG = """\b
+Exit codes:
+  0  done
+  1  internal error                  6  not permitted (not root?)
+  2  wrong command line              7  another line names the host
+  3  no live control plane           8  hosts file not writable
+  4  the VIP did not answer in time  9  `status` found a problem
+  5  bad configuration             130  interrupted
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG, no_args_is_help=True
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="APIHA_CONFIG",
+    help=f"The configuration.  [default: {DEFAULT_PATH}]",
+)
+@click.option(
+    "--hosts-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="APIHA_HOSTS_FILE",
+    default=DEFAULT_HOSTS_FILE,
+    show_default=True,
+    help="The hosts file to write the block into.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    envvar="APIHA_STATE_DIR",
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    help="Where the control planes learned from the cluster are kept.",
+)
+@click.option("-v", "--verbose", is_flag=True, envvar="APIHA_VERBOSE", help="Say more about what happens.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="APIHA_LOG_FORMAT",
+    default="text",
+    show_default=True,
+    help="How events are written to stderr.",
+)
+@setting_options(hidden=False)
+@click.version_option(__version__, prog_name="apiha", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    config_path: Path | None,
+    hosts_file: Path,
+    state_dir: Path,
+    verbose: bool,
+    log_format: LogFormat,
+    **settings: Any,
+) -> None:
+    """Keep this node in touch with its API server, without a load balancer.
+
+    Kubeconfigs on the node name https://apiserver.cluster.local:6443. apiha points that name, in /etc/hosts, at a
+    live control plane before kubelet starts, and at the VIP of the Service `apiserver` once that answers.
+
+    The settings below come from the configuration file; the environment (APIHA_VIP, APIHA_CONTROL_PLANE, ...) beats the
+    file, and flags beat both. They may stand before or after the command. Durations are written 500ms, 15s, 2m, or as
+    plain seconds.
+
+    \b
+    A first look:       apiha --control-plane 10.0.0.11,10.0.0.12 probe
+    By hand, as root:   apiha bootstrap
+    Something is wrong: apiha status
+    """
+    ctx.obj = Invocation(
+        config_path=config_path or DEFAULT_PATH,
+        config_required=config_path is not None,
+        hosts_file=hosts_file,
+        state_dir=state_dir,
+        verbose=verbose,
+        log_format=log_format,
+        flags=dict(_take_settings(settings)),
+    )
+
+
+@cli.command("probe")
+@configured
+@OUTPUT
+def probe_command(invocation: Invocation, output: str) -> int:
+    """Ask all control planes and the VIP at once, and say what answers.
+
+    Exit code 0 if a control plane is ready, 3 if none is. States: ready; alive (401 or 403: genuine, but it hides its
+    readiness, see client_cert); not-ready; refused; timeout; unreachable; untrusted (its certificate does not prove that
+    it belongs to the cluster); broken (no TLS, no HTTP, connection reset).
+    """
+    from apiha.probe import Health
+    from apiha.status import observe, probe_json, probe_table
+
+    config = invocation.config()
+    answers = observe(config, invocation.state_dir)
+    click.echo(json.dumps(probe_json(answers), indent=2) if output == "json" else probe_table(answers))
+    return 0 if any(a.role == "control-plane" and a.result.health is Health.READY for a in answers) else EXIT_NO_CONTROL_PLANE
+
+
+@cli.command("pin-host")
+@configured
+@click.argument("address", required=False)
+@click.option("--wait", type=DURATION, default="0s", metavar="DURATION", help="Keep trying for this long.  [default: one try]")
+def pin_host_command(invocation: Invocation, address: str | None, wait: float) -> None:
+    """Point the name at a live control plane.
+
+    Tries the control planes in this node's own order, the next one after hedge_delay without an answer, and writes the
+    first ready one into the hosts file, the others after it as fallbacks. ADDRESS picks one by hand; it must
+    prove itself all the same.
+    """
+    from apiha.bootstrap import pin
+
+    if address is not None:
+        from apiha.endpoint import Endpoint
+
+        try:
+            Endpoint.parse(address, 1)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="ADDRESS") from None
+    pin(invocation.node(), address=address, wait=wait)
+
+
+@cli.command("wait-vip")
+@configured
+@click.option(
+    "--timeout", type=DURATION, default="0s", metavar="DURATION", help="Give up after this long; 0 is never.  [default: 0]"
+)
+def wait_vip_command(invocation: Invocation, timeout: float) -> None:
+    """Wait until the VIP proves itself (3 answers in a row), then point the name at it.
+
+    Meanwhile the pinned control plane is looked at, and another one is pinned when it dies.
+    """
+    from apiha.bootstrap import wait_vip
+
+    wait_vip(invocation.node(), timeout=timeout or None)
+
+
+@cli.command("bootstrap")
+@configured
+@click.option("--pin-only", is_flag=True, help="Stop once the name points at a live control plane.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="5m",
+    show_default=True,
+    metavar="DURATION",
+    help="For both steps together; 0 tries once to pin, and waits for the VIP for ever.",
+)
+def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) -> None:
+    """Pin, then wait for the VIP and swap: the whole way, by hand or from cloud-init.
+
+    Before kubelet runs on this node the VIP cannot answer (kubelet starts kube-proxy): use --pin-only there.
+    """
+    from apiha.bootstrap import bootstrap
+
+    bootstrap(invocation.node(), pin_only=pin_only, timeout=timeout or None)
+
+
+@cli.command("reconcile")
+@configured
+def reconcile_command(invocation: Invocation) -> None:
+    """Put the block right if it is not: one short pass.
+
+    The VIP answers: VIP first. It does not: a live control plane first. Nothing answers: the block stays as it is, exit
+    code 3. Run by apiha-reconcile.timer and, when the hosts file changes, by apiha-reconcile.path.
+    """
+    from apiha.bootstrap import reconcile
+
+    reconcile(invocation.node())
+
+
+@cli.command("status")
+@configured
+@OUTPUT
+def status_command(invocation: Invocation, output: str) -> int:
+    """Say what the block says, what answers, what the units do, and what is wrong.
+
+    Exit code 0 if nothing is wrong, 3 if no control plane answers, 9 for any other problem.
+    """
+    from apiha.status import gather, status_json, status_text
+
+    status = gather(invocation.config(), invocation.hosts_file, invocation.state_dir)
+    click.echo(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
+    return status.exit_code
+
+
+@cli.command("unpin")
+@configured
+def unpin_command(invocation: Invocation) -> None:
+    """Remove the block from the hosts file, and restore the lines that `on_conflict: adopt` commented out."""
+    from apiha.bootstrap import report_change
+    from apiha.hosts import HostsFile
+
+    change = HostsFile(invocation.hosts_file, state_dir=invocation.state_dir).unpin()
+    report_change(invocation.report, invocation.hosts_file, change)
+    what = "removed the block from" if change.written else "there was no block in"
+    invocation.report.info(f"{what} {invocation.hosts_file}")
+
+
+@cli.command("install")
+@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Install into an image mounted at DIR; no systemctl.")
+@click.option("--kubelet-http2", is_flag=True, help="Also let kubelet notice a dead connection in 8 s instead of 45 s.")
+@click.option("--now", is_flag=True, help="Start the units as well as enabling them.")
+@click.pass_obj
+def install_command(invocation: Invocation, root: Path | None, kubelet_http2: bool, now: bool) -> None:
+    """Put the systemd units and a commented configuration on this node, and enable them.
+
+    An existing configuration is never overwritten. From apiha.pyz it also copies itself to /usr/local/bin/apiha.
+    """
+    from apiha.node import install
+
+    install(invocation.report, root=root, kubelet_http2=kubelet_http2, now=now)
+
+
+@cli.command("uninstall")
+@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Uninstall from an image mounted at DIR; no systemctl.")
+@click.option("--keep-block", is_flag=True, help="Leave the block in the hosts file: kubelet still uses the name.")
+@click.pass_obj
+def uninstall_command(invocation: Invocation, root: Path | None, keep_block: bool) -> None:
+    """Leave the machine as it was: stop and remove the units, what `install` wrote, and the block.
+
+    A configuration that was edited since is kept, and named.
+    """
+    from apiha.node import uninstall
+
+    uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure is one line on stderr and a documented exit code."""
+    try:
+        result = cli.main(prog_name="apiha", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        hint = f" (see `{where.command_path} --help`)" if where is not None else ""
+        code = _fail(error.format_message().rstrip(".") + hint, error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", EXIT_INTERRUPTED)
+    except ApihaError as error:
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output left; nothing more to say to it
+        code = EXIT_INTERNAL
+    except Exception as error:
+        if os.environ.get("APIHA_DEBUG"):
+            raise
+        code = _fail(
+            f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)", EXIT_INTERNAL
+        )
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    Reporter(log_format=_log_format()).error(message, exit_code=code)
+    return code
+
+
+def _log_format() -> LogFormat:
+    """The log format as far as it can be known before or without a successful parse."""
+    context = click.get_current_context(silent=True)
+    chosen = context.obj.log_format if context is not None and isinstance(context.obj, Invocation) else None
+    given = chosen or os.environ.get("APIHA_LOG_FORMAT")
+    arguments = " ".join(sys.argv[1:])
+    return "json" if given == "json" or "--log-format json" in arguments or "--log-format=json" in arguments else "text"
+
+
+__all__ = ["ConfigError", "cli", "main"]

@@ -1,0 +1,979 @@
+"""The managed block in the hosts file: what its bytes should be (pure), and how they get there (`HostsFile`).
+
+Only lines between apiha's markers belong to apiha; every other byte, valid or not, stays. Two readers decide what a
+foreign line means, and both are followed here:
+
+- glibc, nss/nss_files/files-hosts.c and files-parse.c: `#` ends a line anywhere, fields are split at isspace(3)
+  (space, \\t, \\n, \\v, \\f, \\r), the first must be an address for inet_pton(3), names compare with strcasecmp(3).
+- Go, src/net/hosts.go: the same, but IPv6 addresses may carry a zone id, and `name.` is the same as `name`.
+
+python-hosts decides what may be *written*: each line is parsed with it first. It does not decide what is *found*: it
+rejects lines that resolvers accept (`name.`, zone ids) and accepts lines that they reject (fields split at a
+non-breaking space), so it would overlook a line that matters, or refuse a pin for one that does not.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from apiha.errors import ApihaError, HostsConflict, HostsFileError, NotPermitted
+
+OnConflict = Literal["refuse", "adopt"]
+
+BEGIN = b"# BEGIN apiha (managed: edits inside are overwritten; `apiha unpin` removes the block)"
+END = b"# END apiha"
+# The newline in front of the block is apiha's own then, and goes with it.
+END_AFTER_NO_NEWLINE = END + b" (file had no final newline)"
+ADOPTED = b"# apiha adopted: "
+
+# Markers are known by their first words, so that another release may word the rest differently.
+_BEGIN = re.compile(rb"^# BEGIN apiha(?=\s|\Z)", re.MULTILINE)
+_END = re.compile(rb"^# END apiha(?=\s|\Z)[^\n]*\n?", re.MULTILINE)
+
+# Go, src/net/parse.go: lines are read through a buffer of 64 KiB; at a line that does not fit, reading stops for good.
+GO_LINE_LIMIT = 64 * 1024
+
+
+# --- the pure part: bytes in, bytes out ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostsLine:
+    """A line of the hosts file: its number (from 1) and its text, made safe for a terminal and a log."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLine(HostsLine):
+    """A line outside the block that names the block's host, and the address that it gives."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Bytes outside any block, and the number of their first line."""
+
+    first_line: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block as found: `data` with its markers, `lines` between them without line ends."""
+
+    first_line: int
+    data: bytes
+    lines: tuple[bytes, ...]
+    terminated: bool
+
+    @property
+    def added_newline(self) -> bool:
+        """Whether the newline in front of the block was added with it."""
+        return (
+            self.terminated and b"(file had no final newline)" in self.data.rstrip(b"\n").rpartition(b"\n")[2]
+        )
+
+    @property
+    def last_line(self) -> int:
+        """The number of the block's last line."""
+        return self.first_line + len(self.lines) + (1 if self.terminated else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HostsText:
+    """A hosts file taken apart: `outside[0] blocks[0] outside[1] ... outside[n]`, so one more outside than blocks."""
+
+    outside: tuple[Outside, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """New bytes for the hosts file. `adopted`: foreign lines commented out by this edit; `dropped`: lines inside the
+    old block that apiha did not write and that are gone now (to be logged: nothing is lost silently)."""
+
+    data: bytes
+    adopted: tuple[ForeignLine, ...] = ()
+    dropped: tuple[HostsLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockState:
+    """What a hosts file says through apiha's block.
+
+    `addresses`: those of the block's host, in file order. `first_line`/`last_line`: where the (first) block is.
+    `damage`: in words, one line each, what shows that somebody edited the block by hand. `adopted`: numbers of the
+    lines that apiha commented out. `unseen_by_go`: the number of a line before the block that is too long for Go
+    programs (kubelet, kube-proxy), which stop reading there and do not see the block.
+    """
+
+    present: bool
+    addresses: tuple[str, ...] = ()
+    first_line: int | None = None
+    last_line: int | None = None
+    damage: tuple[str, ...] = ()
+    adopted: tuple[int, ...] = ()
+    unseen_by_go: int | None = None
+
+
+def parse(data: bytes, host: str | None = None) -> HostsText:
+    """Take a hosts file apart. Only LF ends a line; a CR before it is part of the line.
+
+    A block without its END marker (none, or another BEGIN comes first) is the marker and the lines after it that apiha
+    would have written itself: for `host`, or if that is not given for the name in the first of them; and names carried
+    over from adopted lines. All else is foreign. An END marker on its own is a comment like any other.
+    """
+    begins = [match.start() for match in _BEGIN.finditer(data)]
+    outside: list[Outside] = []
+    blocks: list[Block] = []
+    done, line = 0, 1
+    for begin, limit in zip(begins, [*begins[1:], len(data)], strict=True):
+        newline = data.find(b"\n", begin)
+        content = limit if newline < 0 else newline + 1
+        if end := _END.search(data, content, limit):
+            lines = tuple(data[content : end.start()].split(b"\n")[:-1])
+            stop = end.end()
+        else:
+            lines = _own_lines(data, content, limit, host)
+            stop = min(limit, content + sum(len(own) + 1 for own in lines))
+        before = data[done:begin]
+        outside.append(Outside(line, before))
+        line += before.count(b"\n")
+        blocks.append(Block(line, data[begin:stop], lines, terminated=end is not None))
+        line += data.count(b"\n", begin, stop)
+        done = stop
+    outside.append(Outside(line, data[done:]))
+    return HostsText(tuple(outside), tuple(blocks))
+
+
+def render(host: str, addresses: Sequence[str], carried: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+    """The lines between the markers: each address of `host` once, in order, then `carried` lines as they are.
+
+    Raises HostsFileError if there is no address, or if python-hosts does not read back exactly what is to be said
+    (which refuses a zone id: glibc ignores a line with one).
+    """
+    from python_hosts import HostsEntry  # type: ignore[import-untyped]  # late: 35 ms that `unpin` does not need
+
+    if not addresses:
+        raise HostsFileError(f"no address to write for {host}: name at least one control plane")
+    lines = []
+    for address in dict.fromkeys(addresses):
+        line = f"{address}\t{host}"
+        entry = HostsEntry.str_to_hostentry(line)
+        if not entry or (entry.address, entry.names, entry.comment) != (address, [host.lower()], None):
+            raise HostsFileError(
+                f"{_show(line)!r} is not a valid line for a hosts file: expected one IPv4 or IPv6 address "
+                "(no zone id) and one host name"
+            )
+        lines.append(line.encode("ascii"))
+    return (*lines, *carried)
+
+
+def find_foreign(data: bytes, host: str) -> tuple[ForeignLine, ...]:
+    """The lines outside any block that make a resolver (glibc's or Go's) find `host`, in file order."""
+    key = _key(host.encode())
+    found = []
+    for piece in parse(data, host).outside:
+        if key not in piece.data.lower():  # a hosts file may hold 100,000 lines of blocked advertisers
+            continue
+        for number, line in enumerate(piece.data.split(b"\n"), piece.first_line):
+            if key in line.lower() and (entry := _entry(line)) and _names(entry, key):
+                found.append(ForeignLine(number, _show(line), _show(entry[0])))
+    return tuple(found)
+
+
+def splice(
+    data: bytes,
+    host: str,
+    addresses: Sequence[str],
+    on_conflict: OnConflict = "refuse",
+    *,
+    path: str = "/etc/hosts",
+) -> Edit:
+    """Make the one block say that `host` is at `addresses`, in this order; every byte outside it stays.
+
+    The block takes the place of the first one there is, else the end of the file. If it says so already, the result is
+    `data` itself. Foreign lines that name `host`: "refuse" raises HostsConflict; "adopt" comments them out in place,
+    and their other names move into the block. `path` is only for the message.
+    Raises HostsFileError for an address or host that no hosts file can hold.
+    """
+    key = _key(host.encode())
+    text = parse(data, host)
+    foreign = find_foreign(data, host)
+    if foreign and on_conflict == "refuse":
+        others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise HostsConflict(
+            f"{path}:{foreign[0].number}: {foreign[0].text!r} names {host} too{others}: remove that line, or set "
+            "on_conflict: adopt to have it commented out until `apiha unpin`"
+        )
+    pieces = [_adopt(piece.data, key) for piece in text.outside]
+    lines = render(host, addresses, _carried(_adopted(pieces), key))
+    if not text.blocks:
+        added = pieces[0] != b"" and not pieces[0].endswith(b"\n")
+        return Edit(pieces[0] + (b"\n" if added else b"") + _block(lines, added), foreign)
+    first = text.blocks[0]
+    if len(text.blocks) == 1 and first.terminated and first.lines == lines:
+        return Edit(pieces[0] + first.data + pieces[1], foreign)
+    rest = _without_blocks(pieces[1:], text.blocks[1:])
+    return Edit(pieces[0] + _block(lines, first.added_newline) + rest, foreign, _strangers(text, key))
+
+
+def remove(data: bytes, host: str | None = None) -> Edit:
+    """Take every block out and restore adopted lines: the very first bytes come back. `host` as for `parse`."""
+    text = parse(data, host)
+    pieces = [_restore(piece.data) for piece in text.outside]
+    key = None if host is None else _key(host.encode())
+    return Edit(_without_blocks(pieces, text.blocks), dropped=_strangers(text, key))
+
+
+def current(data: bytes, host: str) -> BlockState:
+    """What the block says about `host` now, and what is wrong with it that can be seen without knowing better."""
+    key = _key(host.encode())
+    text = parse(data, host)
+    adopted = tuple(
+        number
+        for piece in text.outside
+        if ADOPTED in piece.data
+        for number, line in enumerate(piece.data.split(b"\n"), piece.first_line)
+        if _original(line) is not None
+    )
+    if not text.blocks:
+        return BlockState(present=False, adopted=adopted)
+    damage: list[str] = []
+    addresses: list[str] = []
+    wanted = list(_carried(_adopted(piece.data for piece in text.outside), key))
+    for block in text.blocks:
+        if block is not text.blocks[0]:
+            damage.append(f"line {block.first_line}: a second block")
+        if not block.terminated:
+            damage.append(f"line {block.first_line}: the block's END marker is gone")
+        for number, line in enumerate(block.lines, block.first_line + 1):
+            if (entry := _entry(line)) and _names(entry, key):
+                addresses.append(_show(entry[0]))
+            if line in wanted:
+                wanted.remove(line)
+            elif not _is_own(line, key, ()):
+                damage.append(f"line {number}: {_show(line)!r} is not a line that apiha writes for {host}")
+    if not addresses:
+        damage.append(f"line {text.blocks[0].first_line}: the block gives no address for {host}")
+    damage += [f"the block lacks {_show(line)!r}, carried over from an adopted line" for line in wanted]
+    return BlockState(
+        present=True,
+        addresses=tuple(addresses),
+        first_line=text.blocks[0].first_line,
+        last_line=text.blocks[0].last_line,
+        damage=tuple(damage),
+        adopted=adopted,
+        unseen_by_go=_too_long_for_go(text.outside[0]),
+    )
+
+
+def _entry(line: bytes) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """(address, names) as the resolvers read a line; None if they skip it.
+
+    A NUL ends the line for glibc and is an ordinary byte for Go; as a separator it hides no name from either.
+    """
+    fields = (
+        line.partition(b"#")[0].replace(b"\0", b" ").split()
+    )  # bytes.split() splits exactly at isspace(3)
+    if len(fields) < 2 or not _is_address(fields[0]):
+        return None
+    return fields[0], tuple(fields[1:])
+
+
+def _is_address(field: bytes) -> bool:
+    address, percent, zone = field.partition(b"%")
+    version6 = b":" in address
+    if percent and not (zone and version6):
+        return False
+    try:
+        socket.inet_pton(socket.AF_INET6 if version6 else socket.AF_INET, address.decode("ascii"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _key(name: bytes) -> bytes:
+    """A name as it is compared: ASCII case and one trailing dot do not count."""
+    return name.lower().removesuffix(b".")
+
+
+def _names(entry: tuple[bytes, tuple[bytes, ...]], key: bytes) -> bool:
+    return any(_key(name) == key for name in entry[1])
+
+
+def _is_own(line: bytes, key: bytes, carried: Sequence[bytes]) -> bool:
+    """Whether apiha would write exactly this line in a block for the host `key`."""
+    if line in carried:
+        return True
+    address, tab, name = line.partition(b"\t")
+    return bool(tab) and _key(name) == key and _is_address(address)
+
+
+def _own_lines(data: bytes, start: int, limit: int, host: str | None) -> tuple[bytes, ...]:
+    """The lines from `start` on that apiha would write, up to the first that it would not."""
+    lines = data[start:limit].split(b"\n")
+    if lines[-1] == b"":
+        del lines[-1]
+    key = _block_key(lines) if host is None else _key(host.encode())
+    carried = _carried(_adopted([data]), key)
+    own = []
+    for line in lines:
+        if not _is_own(line, key, carried):
+            break
+        own.append(line)
+    return tuple(own)
+
+
+def _block_key(lines: Sequence[bytes]) -> bytes:
+    """The host that a block was written for: the only name in its first line."""
+    entry = _entry(lines[0]) if lines else None
+    return _key(entry[1][0]) if entry and len(entry[1]) == 1 else b""
+
+
+def _block(lines: Iterable[bytes], added_newline: bool) -> bytes:
+    return b"\n".join((BEGIN, *lines, END_AFTER_NO_NEWLINE if added_newline else END, b""))
+
+
+def _without_blocks(pieces: Sequence[bytes], blocks: Sequence[Block]) -> bytes:
+    """Join what lies around `blocks`, taking back a newline that was added in front of one. If somebody wrote lines
+    after that block since, the newline stays: it ends a line of theirs now."""
+    joined = pieces[-1]
+    for piece, block in zip(reversed(pieces[:-1]), reversed(blocks), strict=True):
+        joined = piece.removesuffix(b"\n") if block.added_newline and not joined else piece + joined
+    return joined
+
+
+def _original(line: bytes) -> bytes | None:
+    """What stood in the place of an adopted line; None if the line is no such line."""
+    if line.startswith(ADOPTED) and _entry(line[len(ADOPTED) :]):
+        return line[len(ADOPTED) :]
+    return None
+
+
+def _adopted(pieces: Iterable[bytes]) -> list[bytes]:
+    """The originals of the adopted lines in `pieces`."""
+    return [
+        original
+        for piece in pieces
+        if ADOPTED in piece
+        for line in piece.split(b"\n")
+        if (original := _original(line)) is not None
+    ]
+
+
+def _carried(originals: Iterable[bytes], key: bytes) -> tuple[bytes, ...]:
+    """The block's lines for the other names of adopted lines, so that only the name `key` changes its meaning."""
+    lines = []
+    for original in originals:
+        if entry := _entry(original):
+            others = [name for name in entry[1] if _key(name) != key]
+            if others:
+                lines.append(entry[0] + b"\t" + b" ".join(others))
+    return tuple(lines)
+
+
+def _adopt(piece: bytes, key: bytes) -> bytes:
+    """Comment out the lines that name `key`, and only those: a line adopted for an earlier host comes back."""
+    if ADOPTED not in piece and key not in piece.lower():
+        return piece
+    lines = []
+    for line in piece.split(b"\n"):
+        original = _original(line)
+        plain = line if original is None else original
+        entry = _entry(plain)
+        lines.append(ADOPTED + plain if entry and _names(entry, key) else plain)
+    return b"\n".join(lines)
+
+
+def _restore(piece: bytes) -> bytes:
+    if ADOPTED not in piece:
+        return piece
+    lines = piece.split(b"\n")
+    return b"\n".join(line if (original := _original(line)) is None else original for line in lines)
+
+
+def _strangers(text: HostsText, key: bytes | None) -> tuple[HostsLine, ...]:
+    """Lines inside blocks with something in them that apiha did not put there; blanks and spelling do not count."""
+    originals = _adopted(piece.data for piece in text.outside)
+    found = []
+    for block in text.blocks:
+        own = key if key and any(_is_own(line, key, ()) for line in block.lines) else _block_key(block.lines)
+        carried = _carried(originals, own)
+        for number, line in enumerate(block.lines, block.first_line + 1):
+            entry = None if b"#" in line else _entry(line)
+            ours = entry is not None and all(_key(name) == own for name in entry[1])
+            if line.strip() and not ours and line.rstrip() not in carried:
+                found.append(HostsLine(number, _show(line)))
+    return tuple(found)
+
+
+def _too_long_for_go(piece: Outside) -> int | None:
+    if len(piece.data) < GO_LINE_LIMIT:
+        return None
+    lines = enumerate(piece.data.split(b"\n"), piece.first_line)
+    return next((number for number, line in lines if len(line) >= GO_LINE_LIMIT), None)
+
+
+def _show(text: bytes | str) -> str:
+    """At most 120 characters without control characters, for messages and logs."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    shown = "".join(
+        char if char.isprintable() else " " if char in "\t\r" else f"\\x{ord(char):02x}" for char in text
+    )
+    shown = shown.strip()
+    return shown if len(shown) <= 120 else shown[:117] + "..."
+
+
+# --- the edge: files, locks, disks -----------------------------------------------------------------------------------
+
+# Nobody's hosts file is larger; more than this is a mistake in --hosts-file, and would fill the memory.
+MAX_SIZE = 64 * 1024 * 1024
+_LOCK_POLL = 0.01  # seconds
+_ATTEMPTS = 20  # how often to start anew when another program changes the file meanwhile
+
+# Where a rename over the file is not possible although the file itself may be: it is a mount point (EBUSY), its folder
+# is read-only (EROFS) or not ours to write in, or owner or label cannot be kept (EACCES, EPERM).
+_NO_RENAME = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
+
+# IMA's hash and EVM's signature are of the old bytes and are the kernel's to write (evm(7) in the kernel's docs).
+_XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an update did.
+
+    `written`: the bytes changed. `in_place`: without a rename (the file is a mount point). `adopted`, `dropped`: see
+    `Edit`. `recovered`: one line about a write that an earlier run, killed, left half done; to be logged as a warning.
+    """
+
+    written: bool
+    in_place: bool = False
+    adopted: tuple[ForeignLine, ...] = ()
+    dropped: tuple[HostsLine, ...] = ()
+    recovered: str | None = None
+
+
+class HostsFile:
+    """A hosts file on disk. Reading takes no lock and never sees half a file; writers come one at a time.
+
+    `path` may be a symlink (the file it leads to is written). `state_dir` keeps the backup during a write in place if
+    the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "/etc/hosts",
+        *,
+        state_dir: str | os.PathLike[str] = Path("/var/lib/apiha"),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.path = Path(path)
+        self.state_dir = Path(state_dir)
+        self._clock = clock
+        self._sleep = sleep
+
+    def read(self) -> bytes:
+        """The file's bytes; none if it does not exist. Raises HostsFileError, NotPermitted."""
+        with _explained(self.path):
+            return _read(os.path.realpath(self.path))[0]
+
+    def current(self, host: str) -> BlockState:
+        """See the function `current`. Raises as `read` does."""
+        return current(self.read(), host)
+
+    def interrupted(self) -> Path | None:
+        """The backup of a write in place that was killed halfway (the next update settles it); normally None."""
+        return next(
+            (found.backup for found in self._journals(os.path.realpath(self.path)) if found.exists()), None
+        )
+
+    def pin(
+        self,
+        host: str,
+        addresses: Sequence[str],
+        on_conflict: OnConflict = "refuse",
+        *,
+        lock_timeout: float = 10.0,
+    ) -> Change:
+        """Write the block (see `splice`). Raises HostsConflict, HostsFileError, NotPermitted."""
+        render(host, addresses)  # what can never be written fails before anything is locked
+        return self._apply(
+            lambda data: splice(data, host, addresses, on_conflict, path=str(self.path)), lock_timeout
+        )
+
+    def unpin(self, host: str | None = None, *, lock_timeout: float = 10.0) -> Change:
+        """Remove the block, restore adopted lines (see `remove`). Raises HostsFileError, NotPermitted."""
+        return self._apply(lambda data: remove(data, host), lock_timeout)
+
+    def update(self, change: Callable[[bytes], bytes], *, lock_timeout: float = 10.0) -> Change:
+        """Replace the bytes by `change(bytes)`, atomically, and not at all if they are the same.
+
+        `change` must be pure: it is called again when the file changed meanwhile. `lock_timeout` in seconds.
+        Raises HostsFileError, NotPermitted (the file is as it was then), and whatever `change` raises.
+        """
+        return self._apply(lambda data: Edit(change(data)), lock_timeout)
+
+    def _apply(self, change: Callable[[bytes], Edit], lock_timeout: float) -> Change:
+        target = os.path.realpath(self.path)
+        deadline = self._clock() + lock_timeout
+        with _explained(self.path):
+            # The folder is what is locked: it leaves no lock file behind, and works where nothing can be created.
+            folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._lock(folder, os.path.dirname(target), deadline)
+                recovered = self._recover(target, deadline)
+                return replace(self._write(target, change, deadline), recovered=recovered)
+            finally:
+                os.close(folder)
+
+    def _write(self, target: str, change: Callable[[bytes], Edit], deadline: float) -> Change:
+        for _ in range(_ATTEMPTS):
+            data, status = _read(target)
+            edit = change(data)
+            if edit.data == data:
+                return Change(written=False)
+            try:
+                _replace(target, edit.data, status, like=status)
+            except _ChangedMeanwhileError:
+                continue
+            except OSError as error:
+                if status is None or error.errno not in _NO_RENAME:
+                    raise
+                return self._write_in_place(target, change, deadline, error)
+            return Change(True, adopted=edit.adopted, dropped=edit.dropped)
+        raise HostsFileError(
+            f"{self.path} was changed by another program each time: stop that program, then run again"
+        )
+
+    def _write_in_place(
+        self, target: str, change: Callable[[bytes], Edit], deadline: float, no_rename: OSError
+    ) -> Change:
+        """Write into the file itself, with the bytes before and after kept beside it meanwhile."""
+        try:
+            file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError as error:
+            raise (no_rename if error.errno in _NO_RENAME else error) from None
+        try:
+            # Two containers may share one file through bind mounts from different folders.
+            self._lock(file, target, deadline)
+            data, edit = (before := _read_all(file)), change(before)
+            if edit.data == data:
+                return Change(written=False)
+            with _signals_held():
+                journal = self._journal(target, data, edit.data)
+                try:
+                    _overwrite(file, edit.data)
+                except OSError:
+                    self._put_back(file, data, journal)
+                    raise
+                journal.discard()
+            return Change(True, in_place=True, adopted=edit.adopted, dropped=edit.dropped)
+        finally:
+            os.close(file)
+
+    def _put_back(self, file: int, data: bytes, journal: _Journal) -> None:
+        try:
+            _overwrite(file, data)  # into blocks that the file has already: a full disk does not matter
+        except OSError as error:
+            raise HostsFileError(
+                f"{self.path} is damaged, writing failed halfway ({error.strerror}): "
+                f"copy {journal.backup} over it, which has its bytes of before"
+            ) from error
+        journal.discard()
+
+    def _journals(self, target: str) -> tuple[_Journal, _Journal]:
+        folder, name = os.path.split(target)
+        # Named as `systemd-escape --path` does, for there is one state_dir for all hosts files.
+        escaped = target.strip("/").replace("-", "\\x2d").replace("/", "-")
+        return _Journal(Path(folder), name), _Journal(self.state_dir, escaped)
+
+    def _journal(self, target: str, before: bytes, after: bytes) -> _Journal:
+        beside, in_state_dir = self._journals(target)
+        status = os.stat(target)
+        try:
+            beside.record(before, after, status)
+            return beside
+        except OSError as error:
+            if error.errno not in _NO_RENAME:
+                raise
+        try:
+            in_state_dir.folder.mkdir(parents=True, exist_ok=True)
+            in_state_dir.record(before, after, status)
+        except OSError as error:
+            message = f"no backup of {self.path} can be kept in {in_state_dir.folder} ({error.strerror}): make it writable"
+            raise (NotPermitted if error.errno in (errno.EACCES, errno.EPERM) else HostsFileError)(
+                message
+            ) from error
+        return in_state_dir
+
+    def _recover(self, target: str, deadline: float) -> str | None:
+        """Settle what killed runs left behind; say so if one was killed while it wrote in place."""
+        for journal in self._journals(target):
+            _sweep(str(journal.folder / journal.name))
+            if not journal.exists():
+                continue
+            before, after = journal.read()
+            data = _read(target)[0]
+            if data in (before, after):
+                journal.discard()
+            elif torn(data, before, after):
+                file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
+                try:
+                    self._lock(file, target, deadline)
+                    with _signals_held():
+                        _overwrite(file, before)
+                        journal.discard()
+                finally:
+                    os.close(file)
+                return (
+                    f"{self.path} was half written by a run that was killed: its bytes of before are restored"
+                )
+            else:
+                return (
+                    f"a run was killed while it wrote {self.path}, and another program wrote it since: it is left "
+                    f"as it is; the bytes of before are in {journal.keep()}: compare, then remove that file"
+                )
+        return None
+
+    def _lock(self, descriptor: int, what: str, deadline: float) -> None:
+        """flock(2) with a time limit."""
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            if self._clock() >= deadline:
+                raise HostsFileError(
+                    f"{what} is locked by {_lock_holder(descriptor)}, so {self.path} was not touched: "
+                    "wait for that process or end it, then run again"
+                )
+            self._sleep(_LOCK_POLL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Journal:
+    """The bytes before (`backup`) and after (`intended`) a write in place, on disk while it runs.
+
+    Both are needed to tell a half-written file from one that another program wrote since the kill (a container
+    runtime writes /etc/hosts anew at each start), which must not be undone.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def backup(self) -> Path:
+        return self.folder / f"{self.name}.apiha-backup"
+
+    @property
+    def intended(self) -> Path:
+        return self.folder / f"{self.name}.apiha-intended"
+
+    def exists(self) -> bool:
+        """Whether a write was begun and not finished; tidies up if one was only prepared."""
+        if os.path.lexists(self.backup):
+            return True
+        if os.path.lexists(self.intended):
+            with suppress(OSError):
+                self.intended.unlink()
+        return False
+
+    def record(self, before: bytes, after: bytes, like: os.stat_result) -> None:
+        # The backup comes last and goes first: where it is, the other one is too.
+        temporary_home = str(self.folder / self.name)
+        _replace(str(self.intended), after, None, like=like, owner=False, temporary_for=temporary_home)
+        _replace(str(self.backup), before, None, like=like, owner=False, temporary_for=temporary_home)
+
+    def read(self) -> tuple[bytes, bytes]:
+        for path in (self.backup, self.intended):
+            status = os.lstat(path)
+            # In a folder like /tmp somebody else could have put it there, to have it written over the hosts file.
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+                raise HostsFileError(f"{path} is not a backup that apiha made: look at it, then remove it")
+        return _read(str(self.backup))[0], _read(str(self.intended))[0]
+
+    def discard(self) -> None:
+        self.backup.unlink(missing_ok=True)
+        self.intended.unlink(missing_ok=True)
+        _sync_folder(str(self.folder))
+
+    def keep(self) -> Path:
+        kept = self.folder / f"{self.name}.apiha-saved"
+        os.replace(self.backup, kept)
+        self.discard()
+        return kept
+
+
+def torn(data: bytes, before: bytes, after: bytes) -> bool:
+    """Whether writing `after` over `before`, stopped anywhere, can have left `data`: each byte is from one or the
+    other, or NUL (blocks that a power failure left unwritten)."""
+    if not min(len(before), len(after)) <= len(data) <= max(len(before), len(after)):
+        return False
+    step = 4096
+    for start in range(0, len(data), step):
+        part = data[start : start + step]
+        old, new = before[start : start + len(part)], after[start : start + len(part)]
+        if part in (old, new):
+            continue
+        for index, byte in enumerate(part):
+            if byte and byte not in (*old[index : index + 1], *new[index : index + 1]):
+                return False
+    return True
+
+
+class _ChangedMeanwhileError(Exception):
+    """Another program wrote the file between our reading and our rename."""
+
+
+def _read(target: str) -> tuple[bytes, os.stat_result | None]:
+    """The bytes and what stat(2) said before they were read; no bytes and None if there is no such file."""
+    try:
+        descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # a FIFO must not hold us
+    except FileNotFoundError:
+        return b"", None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(
+                errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, "not a regular file", target
+            )
+        return _read_all(descriptor), status
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int) -> bytes:
+    parts = []
+    size = 0
+    while part := os.pread(descriptor, 1 << 20, size):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_SIZE:
+            raise OSError(errno.EFBIG, f"larger than {MAX_SIZE >> 20} MiB")
+    return b"".join(parts)
+
+
+def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
+    if status is None:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _replace(
+    target: str,
+    data: bytes,
+    expected: os.stat_result | None,
+    *,
+    like: os.stat_result | None,
+    owner: bool = True,
+    temporary_for: str | None = None,
+) -> None:
+    """Put `data` in the place of `target` so that every reader sees all of the old bytes or all of the new ones.
+
+    `like` gives mode, owner and, if `target` exists, extended attributes (0644 and the process's own if None).
+    `expected`: what `target` must still be at the rename, else _ChangedMeanwhileError (not asked for with
+    `temporary_for`, the path whose leftovers `_sweep` removes). Raises OSError with nothing changed.
+    """
+    temporary = f"{_temporary_prefix(temporary_for or target)}{os.urandom(4).hex()}"
+    with _signals_held():
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                _copy_attributes(descriptor, like, target if owner and expected else None, owner)
+                _overwrite(descriptor, data)
+            finally:
+                os.close(descriptor)
+            if temporary_for is None and _identity(_lstat(target)) != _identity(expected):
+                raise _ChangedMeanwhileError
+            os.rename(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(os.path.dirname(target))
+
+
+def _copy_attributes(
+    descriptor: int, like: os.stat_result | None, xattrs_of: str | None, owner: bool
+) -> None:
+    if like is None:
+        os.fchmod(descriptor, 0o644)
+        return
+    own = os.fstat(descriptor)
+    if owner and (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))  # after the owner: chown(2) may clear bits
+    if xattrs_of is None:
+        return
+    try:
+        names = os.listxattr(xattrs_of)
+        mine = set(os.listxattr(descriptor))
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return
+        raise
+    for name in names:  # POSIX ACLs and the SELinux label are among them
+        if name in _XATTRS_OF_CONTENT:
+            continue
+        value = os.getxattr(xattrs_of, name)
+        if name not in mine or os.getxattr(descriptor, name) != value:
+            try:
+                os.setxattr(descriptor, name, value)
+            except OSError as error:
+                if error.errno != errno.ENOTSUP:
+                    raise
+    for name in mine.difference(names) & {"system.posix_acl_access"}:
+        os.removexattr(
+            descriptor, name
+        )  # inherited from the folder's default ACL, which the file does not have
+
+
+def _overwrite(descriptor: int, data: bytes) -> None:
+    """Make `data` the whole content of an open file, and have it on the disk."""
+    view = memoryview(data)
+    written = 0
+    while written < len(view):
+        written += os.pwrite(descriptor, view[written:], written)
+    os.ftruncate(descriptor, len(view))
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_prefix(target: str) -> str:
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name}.apiha-")
+
+
+def _sweep(target: str) -> None:
+    """Remove the temporary files of runs that were killed. Only under the lock: nobody else has one then."""
+    folder, prefix = os.path.split(_temporary_prefix(target))
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(prefix) and re.fullmatch("[0-9a-f]{8}", name[len(prefix) :]):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Put SIGINT, SIGTERM and SIGHUP off until the file is whole and no temporary file is left.
+
+    Handlers rather than a mask: a mask holds for one thread, and the signal may be delivered to another. Only the main
+    thread can set them (Python's `signal`); elsewhere this does nothing, and a later run sweeps what is left.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before: dict[int, Callable[..., object] | int] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if handler is not None and handler != signal.SIG_IGN:
+                before[number] = handler
+                signal.signal(number, lambda received, _frame: arrived.append(received))
+        yield
+    finally:
+        for held, handler in before.items():
+            signal.signal(held, handler)
+        for received in arrived:
+            signal.raise_signal(received)
+
+
+def _lock_holder(descriptor: int) -> str:
+    """Who holds the flock(2) on an open file, as proc_locks(5) tells it."""
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == file:
+                process = int(fields[4])
+                with suppress(OSError):
+                    return f"process {process} ({_show(Path(f'/proc/{process}/comm').read_bytes())})"
+                return f"process {process}"
+    return "another process"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an OSError into one line that says what, where, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _explanation(error, path) from error
+
+
+def _explanation(error: OSError, path: Path) -> ApihaError:
+    where = str(path)
+    if isinstance(error.filename, str) and Path(error.filename).name.endswith(
+        (".apiha-backup", ".apiha-intended")
+    ):
+        where = error.filename
+    code = error.errno
+    if code in (errno.EACCES, errno.EPERM):
+        if os.geteuid() != 0:
+            return NotPermitted(f"no permission to read or write {where}: run as root (sudo)")
+        return NotPermitted(
+            f"no permission to write {where}, although root: is it immutable (lsattr, chattr -i), or does a security "
+            "module or the unit's sandbox forbid it?"
+        )
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return HostsFileError(
+            f"no space left for {where} ({error.strerror}): it is as it was; free some, run again"
+        )
+    if code == errno.EROFS:
+        return HostsFileError(
+            f"{where} is on a read-only file system: it is as it was; remount read-write, run again"
+        )
+    if code == errno.EFBIG:
+        return HostsFileError(f"{where} is too large ({error.strerror}): is it a hosts file?")
+    if code in (errno.EISDIR, errno.EINVAL):
+        kind = "a folder" if code == errno.EISDIR else "not a regular file"
+        return HostsFileError(f"{where} is {kind}: a hosts file was expected; see --hosts-file")
+    if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return HostsFileError(
+            f"{where} cannot be there ({error.strerror}): create its folder, or see --hosts-file"
+        )
+    return HostsFileError(f"{where} could not be read or written: {error.strerror}")

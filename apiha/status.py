@@ -1,0 +1,527 @@
+"""What is the matter with this node, in words that a tired operator understands."""
+
+from __future__ import annotations
+
+import glob
+import ssl
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from apiha import __version__
+from apiha.bootstrap import LOOPBACK
+from apiha.cluster import load_learned
+from apiha.config import Config, read_text
+from apiha.durations import format_duration
+from apiha.endpoint import Endpoint
+from apiha.errors import EXIT_NO_CONTROL_PLANE, EXIT_OK, EXIT_PROBLEMS, ApihaError, ConfigError
+from apiha.hosts import BlockState, HostsFile, current, find_foreign
+from apiha.kubeconfig import load_ca
+from apiha.node import UNITS
+from apiha.probe import Prober, ProbeResult, probe_all
+
+EXPIRY_WARNING = timedelta(days=30)  # kubeadm renews at upgrades, once a year: a month is time enough to plan one
+SKEW_WARNING = timedelta(seconds=60)  # leases (40 s grace by default) and logs go wrong from about there
+CLOUD_CONFIGS = ("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg", "/var/lib/cloud/instance/cloud-config.txt")
+# `true` and `template` make cloud-init write the whole file anew at each boot; `localhost` only touches 127.0.1.1:
+# https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
+_REWRITES = (True, "true", "True", "template")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one address said, and which part it plays."""
+
+    role: Literal["control-plane", "vip"]
+    result: ProbeResult
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong: `code` is stable for programs, `message` says what and where, `advice` what to do."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """One systemd unit, by `systemctl show`."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    enabled: str
+
+    def __str__(self) -> str:
+        if self.load == "not-found":
+            return "not installed"
+        return f"{self.active} ({self.sub})" + (f", {self.enabled}" if self.enabled else "")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything `apiha status` knows."""
+
+    config: Config
+    hosts_file: Path
+    block: BlockState | None
+    meaning: str
+    answers: Sequence[Answer]
+    units: Sequence[UnitState]
+    problems: Sequence[Problem] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing is wrong, 3 if no control plane answers, 9 for any other error."""
+        errors = {problem.code for problem in self.problems if problem.severity == "error"}
+        if "no-control-plane" in errors:
+            return EXIT_NO_CONTROL_PLANE
+        return EXIT_PROBLEMS if errors else EXIT_OK
+
+
+def observe(config: Config, state_dir: Path) -> list[Answer]:
+    """Probe all control planes, configured and learned, and the VIP, all at once. Raises ConfigError.
+
+    A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
+    dates and the server's time can be told; the answer stays untrusted.
+    """
+    prober = Prober.from_config(config)
+    control_planes = list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
+    if config.role == "control-plane":
+        control_planes.insert(0, Endpoint(LOOPBACK, config.port))
+    vip = [config.vip_endpoint] if config.vip_endpoint else []
+    if not control_planes and not vip:
+        from apiha.config import require_control_plane
+
+        require_control_plane(config)
+    results = probe_all(prober.probe, control_planes + vip)
+    disputed = [r.endpoint for r in results if r.clock_problem]
+    timeless = Prober.from_config(config, ignore_validity_period=True) if disputed else prober
+    dates = {r.endpoint: r for r in probe_all(timeless.probe, disputed)}
+    answers = []
+    for index, result in enumerate(results):
+        seen = dates.get(result.endpoint)
+        if seen is not None:
+            result = ProbeResult(
+                result.endpoint,
+                result.health,
+                latency=result.latency,
+                certificate_expires=seen.certificate_expires,
+                detail=result.detail,
+                server_time=seen.server_time,
+                clock_problem=True,
+            )
+        answers.append(Answer("control-plane" if index < len(control_planes) else "vip", result))
+    return answers
+
+
+def gather(
+    config: Config,
+    hosts_file: Path,
+    state_dir: Path,
+    *,
+    now: datetime | None = None,
+    root: Path = Path("/"),
+) -> Status:
+    """Look at everything; trouble becomes a `Problem`, not an exception."""
+    now = now or datetime.now(timezone.utc)
+    problems: list[Problem] = []
+    answers: list[Answer] = []
+    try:
+        answers = observe(config, state_dir)
+    except ConfigError as error:
+        problems.append(Problem("error", "configuration", str(error), "mend the configuration; nothing could be probed"))
+    known = {answer.result.endpoint.address for answer in answers if answer.role == "control-plane"}
+    known |= {endpoint.address for endpoint in config.control_plane}
+    block, block_problems = _look_at_hosts(config, hosts_file, state_dir, known)
+    units = unit_states()
+    problems += block_problems
+    problems += _answer_problems(config, answers, block, now)
+    problems += _ca_problems(config, now)
+    problems += _unit_problems(units)
+    problems += _system_problems(root)
+    if config.insecure_skip_tls_verify:
+        problems.append(
+            Problem(
+                "warning",
+                "insecure",
+                "insecure_skip_tls_verify is on: any machine that answers can become this node's API server",
+                "set ca_file and remove insecure_skip_tls_verify",
+            )
+        )
+    return Status(config, hosts_file, block, _meaning(config, block, known), answers, units, problems)
+
+
+def _meaning(config: Config, block: BlockState | None, known: set[str]) -> str:
+    if block is None:
+        return "unreadable"
+    if not block.addresses:
+        return "no block"
+    first = block.addresses[0]
+    if first == config.vip:
+        return f"swapped: the VIP {first} comes first"
+    if first == LOOPBACK:
+        return "this node's own API server comes first"
+    if first in known:
+        return f"pinned: control plane {first} comes first"
+    return f"{first} comes first, which is neither the VIP nor a control plane"
+
+
+def _look_at_hosts(
+    config: Config, hosts_file: Path, state_dir: Path, known: set[str]
+) -> tuple[BlockState | None, list[Problem]]:
+    try:
+        data = HostsFile(hosts_file, state_dir=state_dir).read()
+    except ApihaError as error:
+        return None, [Problem("error", "hosts-file", str(error), "make the hosts file readable")]
+    problems = [
+        Problem(
+            "error" if config.on_conflict == "refuse" else "warning",
+            "foreign-line",
+            f"{hosts_file}:{line.number}: a line that is not apiha's names {config.host} too: {line.text}",
+            "remove the line, or set on_conflict: adopt to have it commented out until `apiha unpin`",
+        )
+        for line in find_foreign(data, config.host)
+    ]
+    block = current(data, config.host)
+    allowed = known | {config.vip, LOOPBACK}
+    stranger = [address for address in block.addresses if address not in allowed]
+    if not block.present:
+        problems.append(
+            Problem(
+                "error", "no-block", f"{hosts_file} has no block of apiha: {config.host} resolves to nothing", "run `apiha pin-host`"
+            )
+        )
+    elif block.damage or stranger:
+        what = "; ".join([*block.damage, *(f"{address} is neither the VIP nor a control plane" for address in stranger)])
+        problems.append(
+            Problem(
+                "error",
+                "block-edited",
+                f"{hosts_file}: the block was edited by hand, or its configuration changed: {what}",
+                "run `apiha reconcile`; own lines belong outside the block",
+            )
+        )
+    return block, problems
+
+
+def _answer_problems(
+    config: Config, answers: Sequence[Answer], block: BlockState | None, now: datetime
+) -> list[Problem]:
+    problems: list[Problem] = []
+    planes = [a.result for a in answers if a.role == "control-plane"]
+    vip = next((a.result for a in answers if a.role == "vip"), None)
+    first = block.addresses[0] if block and block.addresses else None
+    if planes and not any(result.health.usable for result in planes):
+        problems.append(
+            Problem(
+                "error",
+                "no-control-plane",
+                f"none of the {len(planes)} control planes answers as it should",
+                "see the reasons above; is this node's network up, are the addresses right?",
+            )
+        )
+    for result in planes:
+        if not result.health.usable and result.endpoint.address == first:
+            problems.append(
+                Problem(
+                    "error",
+                    "first-dead",
+                    f"{result.endpoint} comes first in the block and is {result.health.value}: {result.detail}",
+                    "run `apiha reconcile` (the timer does, every few minutes)",
+                )
+            )
+        elif not result.health.usable:
+            problems.append(
+                Problem(
+                    "warning",
+                    "control-plane-down",
+                    f"control plane {result.endpoint} is {result.health.value}: {result.detail}",
+                    "look at that machine; this node does without it",
+                )
+            )
+    if vip is not None and config.role == "worker":
+        if not vip.health.usable and first == config.vip:
+            problems.append(
+                Problem(
+                    "error",
+                    "vip-silent",
+                    f"the block says VIP first, but {vip.endpoint} is {vip.health.value}: {vip.detail}",
+                    "run `apiha reconcile`; then look at kube-proxy on this node and at the Service `apiserver`",
+                )
+            )
+        elif not vip.health.usable:
+            problems.append(
+                Problem(
+                    "warning",
+                    "vip-silent",
+                    f"the VIP {vip.endpoint} is {vip.health.value}: {vip.detail}",
+                    "normal until kube-proxy runs; else look at kube-proxy on this node and at the Service `apiserver`",
+                )
+            )
+        elif first is not None and first != config.vip:
+            problems.append(
+                Problem(
+                    "warning",
+                    "not-swapped",
+                    "the VIP answers, but the block does not say VIP first",
+                    "apiha-vip.service swaps within seconds, else run `apiha reconcile`",
+                )
+            )
+    for result in (answer.result for answer in answers):
+        problems += _time_problems(result, now)
+    return problems
+
+
+def _time_problems(result: ProbeResult, now: datetime) -> list[Problem]:
+    problems: list[Problem] = []
+    skew = now - result.server_time if result.server_time else timedelta(0)
+    if result.clock_problem or abs(skew) > SKEW_WARNING:
+        server = f", {result.endpoint} says {_stamp(result.server_time)}" if result.server_time else ""
+        effect = f"; for this clock {result.detail.replace(', by this machine', ', by this machine')}" if result.clock_problem else ""
+        problems.append(
+            Problem(
+                "error" if result.clock_problem and abs(skew) > SKEW_WARNING else "warning",
+                "clock-skew",
+                f"this machine's clock says {_stamp(now)}{server}{effect}",
+                "set the clock (chrony, systemd-timesyncd); with a right clock, renew that certificate",
+            )
+            if abs(skew) > SKEW_WARNING
+            else Problem(
+                "error",
+                "certificate-validity",
+                f"{result.endpoint}: {result.detail}; {_expiry_words(result.certificate_expires, now)}, the clocks agree",
+                "renew that control plane's serving certificate (`kubeadm certs renew apiserver`)",
+            )
+        )
+    elif result.certificate_expires is not None and result.certificate_expires - now < EXPIRY_WARNING:
+        problems.append(
+            Problem(
+                "warning",
+                "certificate-expiring",
+                f"the serving certificate of {result.endpoint} {_expiry_words(result.certificate_expires, now)}",
+                "renew it on that control plane (`kubeadm certs renew apiserver`, then restart kube-apiserver)",
+            )
+        )
+    return problems
+
+
+def _expiry_words(expires: datetime | None, now: datetime) -> str:
+    if expires is None:
+        return "its dates are unknown"
+    days = abs((expires - now).days)
+    return f"expires on {_stamp(expires)}, in {days} days" if expires > now else f"expired on {_stamp(expires)}, {days} days ago"
+
+
+def _stamp(moment: datetime | None) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ") if moment else "-"
+
+
+def _ca_problems(config: Config, now: datetime) -> list[Problem]:
+    """CA missing, unusable, expired or about to."""
+    if config.insecure_skip_tls_verify:
+        return []
+    try:
+        authority = load_ca(config)
+    except ConfigError as error:
+        return [Problem("error", "ca-missing", str(error), "copy the cluster's CA to this node and set ca_file")]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=authority.pem)
+    except (ssl.SSLError, ValueError):
+        advice = "replace it with the cluster's CA certificate (PEM)"
+        return [Problem("error", "ca-missing", f"{authority.source}: holds no certificate", advice)]
+    ends = []
+    for certificate in context.get_ca_certs():
+        not_after = certificate.get("notAfter")
+        if isinstance(not_after, str):
+            ends.append(datetime.fromtimestamp(ssl.cert_time_to_seconds(not_after), timezone.utc))
+    if not ends or max(ends) - now > EXPIRY_WARNING:
+        return []  # of several CAs (a rotation) the one that lasts longest counts
+    return [
+        Problem(
+            "error" if max(ends) <= now else "warning",
+            "ca-expired" if max(ends) <= now else "ca-expiring",
+            f"the cluster's CA in {authority.source} {_expiry_words(max(ends), now)}",
+            "rotate the cluster's CA: https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/",
+        )
+    ]
+
+
+def unit_states() -> list[UnitState]:
+    """The state of apiha's units; empty where systemd does not run."""
+    properties = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState")
+    command = ["systemctl", "show", "--property", ",".join(properties), "--", *UNITS]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    states = []
+    for paragraph in shown.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in paragraph.splitlines() if "=" in line)
+        states.append(UnitState(*(values.get(name, "") for name in properties)))
+    return states
+
+
+def _unit_problems(units: Sequence[UnitState]) -> list[Problem]:
+    problems = []
+    for unit in units:
+        if unit.active == "failed":
+            advice = f"`journalctl -u {unit.name} -b` says why; `systemctl restart {unit.name}` tries again"
+            problems.append(Problem("error", "unit-failed", f"{unit.name} failed", advice))
+        elif unit.load == "not-found":
+            problems.append(Problem("warning", "unit-missing", f"{unit.name} is not installed", "run `apiha install`"))
+        elif unit.enabled == "disabled":
+            advice = f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by itself"
+            problems.append(Problem("error", "unit-disabled", f"{unit.name} is not enabled", advice))
+    return problems
+
+
+def _system_problems(root: Path) -> list[Problem]:
+    """What other programs on the node do to the hosts file."""
+    problems = []
+    for name, number in _cloud_init_rewrites(root):
+        problems.append(
+            Problem(
+                "warning",
+                "cloud-init",
+                f"{name}:{number}: manage_etc_hosts is on: cloud-init writes the hosts file anew at each boot",
+                "set manage_etc_hosts: false; apiha puts its block back at each boot, but own and adopted lines are lost",
+            )
+        )
+    try:
+        lines = (root / "etc/nsswitch.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    hosts = next((line.split("#")[0].split() for line in lines if line.startswith("hosts:")), None)
+    if hosts is not None and "files" not in hosts:
+        problems.append(
+            Problem(
+                "error",
+                "nsswitch",
+                "/etc/nsswitch.conf: the line hosts: does not name files, so nobody reads the hosts file",
+                "put files before dns in that line",
+            )
+        )
+    return problems
+
+
+def _cloud_init_rewrites(root: Path) -> list[tuple[str, int]]:
+    """Files (seen from the node) and lines that turn cloud-init's rewriting on; the last word wins, as in cloud-init."""
+    import yaml
+
+    if (root / "etc/cloud/cloud-init.disabled").exists():
+        return []
+    found: list[tuple[str, int]] = []
+    for pattern in CLOUD_CONFIGS:
+        for name in sorted(glob.glob(str(root) + pattern)):
+            try:
+                text = read_text(Path(name), "cloud-init's configuration")
+                document = yaml.safe_load(text)
+            except (ConfigError, yaml.YAMLError, RecursionError, ValueError):
+                continue
+            if not isinstance(document, dict) or "manage_etc_hosts" not in document:
+                continue
+            lines = enumerate(text.splitlines(), start=1)
+            number = next((n for n, line in lines if line.startswith("manage_etc_hosts")), 1)
+            found = [(name, number)] if document["manage_etc_hosts"] in _REWRITES else []
+    return found
+
+
+def _columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def probe_table(answers: Sequence[Answer]) -> str:
+    """The answers as a table for people."""
+    rows = [["ADDRESS", "ROLE", "STATE", "HTTP", "LATENCY", "CERT EXPIRES", "WHY"]]
+    for answer in answers:
+        result = answer.result
+        rows.append(
+            [
+                str(result.endpoint),
+                answer.role,
+                result.health.value,
+                str(result.status or "-"),
+                format_duration(result.latency),
+                result.certificate_expires.strftime("%Y-%m-%d") if result.certificate_expires else "-",
+                "" if result.detail == result.health.value else result.detail,
+            ]
+        )
+    return _columns(rows)
+
+
+def probe_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """The answers for programs: times in RFC 3339 (UTC), latency in seconds."""
+    return [
+        {
+            "address": answer.result.endpoint.address,
+            "port": answer.result.endpoint.port,
+            "role": answer.role,
+            "state": answer.result.health.value,
+            "http_status": answer.result.status,
+            "latency_seconds": round(answer.result.latency, 6),
+            "certificate_expires": _json_time(answer.result.certificate_expires),
+            "server_time": _json_time(answer.result.server_time),
+            "why": answer.result.detail,
+        }
+        for answer in answers
+    ]
+
+
+def _json_time(moment: datetime | None) -> str | None:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """The status for programs."""
+    block = status.block
+    return {
+        "version": __version__,
+        "host": status.config.host,
+        "role": status.config.role,
+        "hosts_file": str(status.hosts_file),
+        "block": {
+            "present": bool(block and block.present),
+            "meaning": status.meaning,
+            "addresses": list(block.addresses) if block else [],
+        },
+        "answers": probe_json(status.answers),
+        "units": [
+            {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled} for u in status.units
+        ],
+        "problems": [
+            {"severity": p.severity, "code": p.code, "message": p.message, "advice": p.advice} for p in status.problems
+        ],
+        "exit_code": status.exit_code,
+    }
+
+
+def status_text(status: Status) -> str:
+    """The status for people."""
+    parts = [f"{status.config.host} in {status.hosts_file}: {status.meaning}"]
+    if status.block and status.block.addresses:
+        parts.append("  " + ", then ".join(status.block.addresses))
+    if status.answers:
+        parts += ["", probe_table(status.answers)]
+    parts += ["", "Units:"]
+    if status.units:
+        parts.append(_columns([[unit.name, str(unit)] for unit in status.units], indent="  "))
+    else:
+        parts.append("  systemd does not run here")
+    parts.append("")
+    if not status.problems:
+        parts.append("Nothing is wrong.")
+    else:
+        parts.append("Problems:")
+        for problem in sorted(status.problems, key=lambda p: p.severity):
+            parts += [f"  {problem.severity.upper()}: {problem.message}", f"    -> {problem.advice}"]
+    return "\n".join(parts)
