@@ -1,6 +1,6 @@
 """Real Kubernetes control planes for tests: etcd, kube-apiservers, kube-proxies, each in a network namespace.
 
-    with Cluster(n=3) as cluster:                      # root: 10.0.0.11, .12 and .13 on one bridge, in seconds
+    with Cluster(n=3) as cluster:                      # root: 10.0.0.11, .12 and .13 on one bridge
         worker = cluster.add_worker("worker-1")
         cluster.kill_apiserver(0)                      # or stop_, pause_, cut: the ways in which one goes
         worker.run(["apiha", "status"])
@@ -8,8 +8,9 @@
     with Cluster(n=1, netns=False) as cluster:         # anybody: 127.0.0.11 and a free port
         cluster.api("GET", "/api/v1/nodes")
 
-The binaries are found as envtest (sigs.k8s.io/controller-runtime) finds them: in `$KUBEBUILDER_ASSETS`, or else in
-`/usr/local/kubebuilder/bin`. Every process ends with the `with` block, and with this process, however that ends.
+The binaries are found as envtest (sigs.k8s.io/controller-runtime) finds them: in `$KUBEBUILDER_ASSETS`, or
+else in `/usr/local/kubebuilder/bin`. Every process ends with the `with` block, and with this process, however
+it ends.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def require_assets(*names: str) -> None:
     absent = [name for name in names if not os.access(directory / name, os.X_OK)]
     if absent:
         pytest.skip(
-            f"needs {', '.join(absent)} in {directory}: put them there from a Kubernetes release, or get kube-apiserver, "
-            "etcd and kubectl with `setup-envtest use -p path` and set KUBEBUILDER_ASSETS to the folder that it prints"
+            f"needs {', '.join(absent)} in {directory}: put them there from a Kubernetes release, or set "
+            "KUBEBUILDER_ASSETS to the folder that `setup-envtest use -p path` prints (it holds "
+            "kube-apiserver, etcd and kubectl)"
         )
 
 
@@ -97,14 +99,14 @@ class _Pki:
         self.ca_key_file = directory / "ca.key"
         self._ca.cert_pem.write_to_path(str(self.ca_file))
         self._ca.private_key_pem.write_to_path(str(self.ca_key_file))
-        # Any key pair would do for the tokens, as any in a certificate does: kube-apiserver reads public keys from both.
+        # A certificate's key pair will do for the tokens: kube-apiserver takes certificates as public keys.
         self.service_accounts = self.issue("service-accounts", common_name="service-accounts")
 
     def issue(
         self, file_name: str, *identities: str, common_name: str, organization: str | None = None
     ) -> Credentials:
         """A certificate for these DNS names and addresses (serving), or for a user in a group (client)."""
-        # trustme marks the subject's alternative names critical, and Go refuses a critical list that is empty.
+        # trustme marks the alternative names critical, and Go refuses a critical list that is empty.
         leaf = self._ca.issue_cert(
             *(identities or ("client.invalid",)), common_name=common_name, organization_name=organization
         )
@@ -117,7 +119,7 @@ class _Pki:
 
 @dataclass
 class _Server:
-    """One control plane: its address, where it runs (None: no namespace of its own), its API server's process."""
+    """One control plane: its address, its namespace (None: this machine's own), its API server's process."""
 
     name: str
     address: str
@@ -129,14 +131,16 @@ class _Server:
 class Cluster:
     """`n` kube-apiservers over one etcd; a context manager, ready when entered.
 
-    Control planes are counted from 0. With `netns`, control plane i is the host `cp{i+1}` of `network` with the address
-    10.0.0.{11+i}, and etcd and the controller manager run in the hub, out of harm's way. Without, the addresses are
-    127.0.0.{11+i}, and the cluster is told 192.0.2.{11+i} (RFC 5737), as it takes no loopback endpoints.
+    Control planes are counted from 0. With `netns`, control plane i is the host `cp{i+1}` of `network`,
+    address 10.0.0.{11+i}, and etcd and the controller manager run in the hub, out of harm's way. Without, the
+    addresses are 127.0.0.{11+i}, and the cluster is told 192.0.2.{11+i} (RFC 5737), as it takes no loopback
+    endpoints.
 
-    `ip_sans` puts each control plane's own address into its certificate: off, since nodes must not depend on it.
-    `anonymous_auth` is the API server's flag: without it `/readyz` answers 401 to those without a certificate.
-    `controller_manager` starts one: service accounts, namespaces' deletion, Deployments, node health.
-    `kube_proxy` only demands the binary at once; `start_kube_proxy` runs it. `apiserver_args` are further flags.
+    `ip_sans` puts each control plane's address into its certificate: off, since nodes must not depend on it.
+    `anonymous_auth` is kube-apiserver's flag: without it `/readyz` answers 401 to those without a
+    certificate. `controller_manager` starts one: service accounts, deletion of namespaces, Deployments, node
+    health. `kube_proxy` only demands the binary at once; `start_kube_proxy` runs it. `names` are the serving
+    certificates' DNS names, `apiserver_args` further flags.
     """
 
     def __init__(
@@ -169,10 +173,10 @@ class Cluster:
         self._servers: list[_Server] = []
         self._processes: list[subprocess.Popen[Any]] = []
         self._logs: dict[str, Path] = {}
-        self._kubeconfigs: dict[tuple[str, str], Path] = {}
-        self._clients: dict[str, Credentials] = {}
+        self._kubeconfigs: dict[tuple[str, int | str], Path] = {}
+        self._clients: dict[tuple[str, str | None], Credentials] = {}
 
-    # ------------------------------------------------------------------------------------------- start and end
+    # ------------------------------------------------------------------------------------------ start and end
 
     def __enter__(self) -> Self:
         require_assets(*self._needs)
@@ -192,7 +196,7 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End every process, remove namespaces and, unless the folder was given, all files; safe to call twice."""
+        """End every process, remove namespaces, and files unless the folder was given; safe to repeat."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -217,7 +221,7 @@ class Cluster:
             addresses = [f"127.0.0.{11 + i}" for i in range(self._n)]
             hosts = [None] * self._n
             self.port = _free_port(addresses)
-        for i, (address, host) in enumerate(zip(addresses, hosts)):
+        for i, (address, host) in enumerate(zip(addresses, hosts, strict=True)):
             name = f"cp{i + 1}"
             sans = (*self._names, *((address,) if self._ip_sans else ()))
             serving = self._pki.issue(name, *sans, common_name="kube-apiserver")
@@ -302,8 +306,11 @@ class Cluster:
         )
 
     def _start_controller_manager(self) -> None:
-        kubeconfig = self.kubeconfig("system:kube-controller-manager")
         hub = self.network.hub if self.network is not None else None
+        # In the hub, a hosts file with every control plane, so that it outlives the loss of any.
+        hosts = None if hub is None else self.hosts()
+        server = 0 if hub is None else self.url
+        kubeconfig = self.kubeconfig("system:kube-controller-manager", server)
         keys = self._pki.service_accounts
         command = [
             "kube-controller-manager",
@@ -319,7 +326,7 @@ class Cluster:
             f"--secure-port={10257 if hub is not None else _free_port(['127.0.0.1'])}",
             "--bind-address=127.0.0.1",
         ]
-        process = self._spawn("kube-controller-manager", hub, command)
+        process = self._spawn("kube-controller-manager", hub, command, hosts)
         path = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait("kube-controller-manager", process, lambda: self.api("GET", path)[0] == 200)
 
@@ -331,11 +338,17 @@ class Cluster:
         process.kill()
         process.wait()
 
-    def stop_apiserver(self, i: int) -> None:
-        """SIGTERM, as for an upgrade: it takes itself out of the `kubernetes` endpoints and ends."""
+    def stop_apiserver(self, i: int, grace: float = 30.0) -> None:
+        """As an upgrade does: SIGTERM, on which it leaves the `kubernetes` endpoints; after `grace` s SIGKILL.
+
+        30 s are a static pod's grace period; kube-apiserver takes 60 s while anybody watches.
+        """
         process = self._process(i)
         process.terminate()
-        process.wait(_START_LIMIT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        process.kill()
+        process.wait()
 
     def pause_apiserver(self, i: int) -> None:
         """SIGSTOP: connections are taken by the kernel, and never answered."""
@@ -368,7 +381,7 @@ class Cluster:
             raise ValueError("only a cluster with netns=True has cables")
         return host
 
-    # ----------------------------------------------------------------------------------------------- its users
+    # ---------------------------------------------------------------------------------------------- its users
 
     @property
     def addresses(self) -> list[str]:
@@ -380,52 +393,59 @@ class Cluster:
         """The same with the port, ADDRESS:PORT."""
         return [f"{address}:{self.port}" for address in self.addresses]
 
+    @property
+    def url(self) -> str:
+        """The API server by name, for those who have a hosts file that knows it."""
+        return f"https://{self.host}:{self.port}"
+
+    def hosts(self, *addresses: str) -> str:
+        """The text of a hosts file that points the name at these addresses in order, or at all of them."""
+        lines = [f"{address}\t{self.host}\n" for address in addresses or self.addresses]
+        return "127.0.0.1\tlocalhost\n::1\tlocalhost\n" + "".join(lines)
+
     def client(self, user: str = "admin", group: str | None = None) -> Credentials:
         """A client certificate. `admin` may do everything; `system:node:NAME` is a kubelet's, in its group.
 
-        Other users have the rights that RBAC gives them or `group`; the first call for a user decides its group.
+        Other users have the rights that RBAC gives to them or to `group`.
         """
         if group is None:
             group = "system:masters" if user == "admin" else None
             group = "system:nodes" if user.startswith("system:node:") else group
-        if user not in self._clients:
-            file_name = user.replace(":", "_").replace("/", "_")
-            self._clients[user] = self._pki.issue(file_name, common_name=user, organization=group)
-        return self._clients[user]
+        if (user, group) not in self._clients:
+            file_name = f"client-{len(self._clients)}-{user.replace(':', '-').replace('/', '-')}"
+            self._clients[user, group] = self._pki.issue(file_name, common_name=user, organization=group)
+        return self._clients[user, group]
 
     def kubeconfig(self, user: str = "admin", server: int | str = 0) -> Path:
         """A kubeconfig file, all certificates inside, for control plane `server` or for a URL.
 
-        By number it names the control plane's address, and `tls-server-name` the name in its certificate; a URL such as
-        `https://apiserver.cluster.local:6443` is left to the reader's hosts file.
+        By number it names the control plane's address, and the certificate's name as `tls-server-name`; a URL
+        such as `https://apiserver.cluster.local:6443` is left to the reader's hosts file.
         """
-        numbered = isinstance(server, int)
-        url = f"https://{self.endpoints[server]}" if isinstance(server, int) else server
-        if (user, url) not in self._kubeconfigs:
+        if (user, server) not in self._kubeconfigs:
             credentials = self.client(user)
-            authority = {"server": url, "certificate-authority-data": _base64(self.ca_file)}
-            if numbered:
-                authority["tls-server-name"] = self.host
             identity = {
                 "client-certificate-data": _base64(credentials.cert),
                 "client-key-data": _base64(credentials.key),
             }
-            self._kubeconfigs[user, url] = self._write_kubeconfig(authority, identity)
-        return self._kubeconfigs[user, url]
+            self._kubeconfigs[user, server] = self._write_kubeconfig(server, identity)
+        return self._kubeconfigs[user, server]
 
     def service_account_kubeconfig(self, namespace: str, name: str, server: int | str = 0) -> Path:
         """A kubeconfig with a fresh token (an hour) of a service account that exists."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        status, answer = self.api("POST", path, {"spec": {"expirationSeconds": 3600}})
+        asked = server if isinstance(server, int) else 0
+        status, answer = self.api("POST", path, {"spec": {"expirationSeconds": 3600}}, server=asked)
         if status != 201:
             raise HarnessError(f"no token for {namespace}/{name}: {answer}")
-        url = f"https://{self.endpoints[server]}" if isinstance(server, int) else server
-        authority = {"server": url, "certificate-authority-data": _base64(self.ca_file)}
-        if isinstance(server, int):
-            authority["tls-server-name"] = self.host
-        return self._write_kubeconfig(authority, {"token": answer["status"]["token"]})
+        return self._write_kubeconfig(server, {"token": answer["status"]["token"]})
 
-    def _write_kubeconfig(self, cluster: dict[str, str], user: dict[str, str]) -> Path:
+    def _write_kubeconfig(self, server: int | str, user: dict[str, str]) -> Path:
+        cluster = {"certificate-authority-data": _base64(self.ca_file)}
+        if isinstance(server, int):
+            cluster |= {"server": f"https://{self.endpoints[server]}", "tls-server-name": self.host}
+        else:
+            cluster["server"] = server
         handle, name = tempfile.mkstemp(prefix="kubeconfig-", dir=self.directory)
         content = {
             "apiVersion": "v1",
@@ -440,12 +460,19 @@ class Cluster:
         return Path(name)
 
     def api(
-        self, method: str, path: str, body: Any = None, *, server: int = 0, user: str | None = "admin"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        server: int = 0,
+        user: str | None = "admin",
+        timeout: float = 10.0,
     ) -> tuple[int, Any]:
         """One request to control plane `server`: its status, and the answer (parsed if it is JSON).
 
-        `user` None sends no certificate. A PATCH is a JSON merge patch. Raises httpx.TransportError when the API server
-        does not answer.
+        `user` None sends no certificate. A PATCH is a JSON merge patch. Raises httpx.TransportError when the
+        API server does not answer.
         """
         address = self._servers[server].address
         context = ssl.create_default_context(cafile=str(self.ca_file))
@@ -454,7 +481,7 @@ class Cluster:
             context.load_cert_chain(credentials.cert, credentials.key)
 
         def request() -> httpx.Response:
-            with httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
+            with httpx.Client(verify=context, timeout=timeout, trust_env=False) as client:
                 return client.request(
                     method,
                     f"https://{address}:{self.port}{path}",
@@ -486,7 +513,7 @@ class Cluster:
     def ready_endpoints(
         self, service: str = "kubernetes", namespace: str = "default", server: int = 0
     ) -> list[str]:
-        """The ready addresses of a Service's EndpointSlices, sorted as text, as control plane `server` tells them."""
+        """The ready addresses in a Service's EndpointSlices, sorted as text, as `server` tells them."""
         path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         _, answer = self.api(
             "GET", f"{path}?labelSelector=kubernetes.io/service-name%3D{service}", server=server
@@ -509,8 +536,8 @@ class Cluster:
     ) -> None:
         """Wait, `limit` seconds at most, until exactly these addresses are the Service's ready endpoints.
 
-        A lost kube-apiserver leaves `kubernetes` when its lease ends, 15 s, and the next reconciliation comes, 10 s
-        (`endpoint-reconciler-type=lease`; k8s.io/kubernetes/pkg/controlplane).
+        A lost kube-apiserver leaves `kubernetes` when its lease ends, 15 s, and the next reconciliation
+        comes, 10 s (`endpoint-reconciler-type=lease`; k8s.io/kubernetes/pkg/controlplane).
         """
         wanted, deadline = sorted(addresses), time.monotonic() + limit
         while (seen := self.ready_endpoints(service, namespace, server)) != wanted:
@@ -520,10 +547,10 @@ class Cluster:
                 )
             time.sleep(0.2)
 
-    # ------------------------------------------------------------------------------------------------- workers
+    # ------------------------------------------------------------------------------------------------ workers
 
     def add_worker(self, name: str, address: str | None = None) -> Host:
-        """A worker: a host on the control planes' bridge (10.0.0.21, .22, ...) and its Node object. Needs `netns`."""
+        """A worker: a host on the same bridge (10.0.0.21, .22, ...) and its Node object. Needs `netns`."""
         if self.network is None:
             raise ValueError("only a cluster with netns=True has workers")
         number = 21 + len(self.workers)
@@ -546,18 +573,19 @@ class Cluster:
         return host
 
     def start_kube_proxy(
-        self, worker: Host, hosts: str | None = None, *, server: int | str = f"https://{HOST}:{PORT}"
+        self, worker: Host, hosts: str | None = None, *, server: int | str | None = None
     ) -> subprocess.Popen[Any]:
         """Run kube-proxy in nftables mode on a worker and wait until its rules are written once.
 
-        `hosts` is its hosts file's text, and stays as it is: kubelet gives a host-network pod such a copy when it
-        starts (kubernetes/kubernetes#85501). None leaves it the worker's own `/etc/hosts`, as on a node that runs
-        kube-proxy as a service; `worker.private_etc()` gives the worker one of its own to write to.
+        `hosts` is its hosts file's text, and stays as it is: kubelet gives a host-network pod such a copy
+        when it starts (kubernetes/kubernetes#85501). None leaves it the worker's own `/etc/hosts`, as on a
+        node that runs kube-proxy as a service; `worker.private_etc()` gives the worker one of its own to
+        write to. `server` is what its kubeconfig names, by default the name.
         """
         require_assets("kube-proxy")
-        kubeconfig = self.kubeconfig("system:kube-proxy", server)
+        kubeconfig = self.kubeconfig("system:kube-proxy", self.url if server is None else server)
         command = [
-            str(assets_directory() / "kube-proxy"),
+            "kube-proxy",
             f"--kubeconfig={kubeconfig}",
             "--proxy-mode=nftables",
             f"--hostname-override={worker.name}",
@@ -568,12 +596,8 @@ class Cluster:
             "--conntrack-tcp-timeout-close-wait=0s",
             "--nodeport-addresses=127.0.0.0/8",
         ]
-        if hosts is not None:
-            frozen = self.directory / f"hosts-{worker.name}"
-            frozen.write_text(hosts)
-            command = ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(frozen), *command]
         name = f"kube-proxy-{worker.name}"
-        process = self._spawn(name, worker, command)
+        process = self._spawn(name, worker, command, hosts)
 
         def synced() -> bool:
             url = "http://127.0.0.1:10256/healthz"
@@ -582,17 +606,22 @@ class Cluster:
         self._wait(name, process, synced)
         return process
 
-    # -------------------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------------------- inside
 
     def logs(self, lines: int = _TAIL) -> str:
         """The end of every process's log, for a failure's report; the files are in `directory`."""
         return "\n".join(f"--- {name} ({path})\n{_tail(path, lines)}" for name, path in self._logs.items())
 
-    def _spawn(self, name: str, host: Host | None, command: Sequence[str | Path]) -> subprocess.Popen[Any]:
+    def _spawn(
+        self, name: str, host: Host | None, command: Sequence[str], hosts: str | None = None
+    ) -> subprocess.Popen[Any]:
+        """Start one of the binaries, its log in `directory`; `hosts` is a hosts file's text for it alone."""
         path = self._logs[name] = self.directory / f"{name}.log"
-        argv = [str(part) for part in command]
-        if "/" not in argv[0] and argv[0] != "sh":
-            argv[0] = str(assets_directory() / argv[0])
+        argv = [str(assets_directory() / command[0]), *command[1:]]
+        if hosts is not None:
+            frozen = self.directory / f"{name}.hosts"
+            frozen.write_text(hosts)
+            argv = ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(frozen), *argv]
         if shutil.which("setpriv") is not None:
             argv = ["setpriv", "--pdeathsig", "KILL", *argv]  # should this process die without cleaning up
         with path.open("ab") as log:

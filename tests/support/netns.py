@@ -253,8 +253,10 @@ class Host:
 class Network:
     """Hosts on one Ethernet segment; a context manager.
 
-    `hub` is the namespace that holds the bridge, with addresses on the network too (the last of the IPv4 prefix,
-    `::ffff` of the IPv6 one): a server may run there that no host's fate touches.
+    `hub` is the namespace that holds the bridge, with addresses of its own (the last of the IPv4 prefix,
+    `::ffff` of the IPv6 one): a server may run there that no host's fate touches. It routes nothing, so that
+    packets for addresses outside the network vanish, as those for a VIP do on a node that has no rules for it
+    yet.
     """
 
     def __init__(self, ipv4: str = "10.0.0.0/24", ipv6: str = "fd00::/64") -> None:
@@ -269,6 +271,11 @@ class Network:
         remove_stale()
         try:
             self._make_namespace(self.hub.namespace)
+            # IPv4 forwarding may be inherited from the machine (net.core.devconf_inherit_init_net).
+            forwarding = (
+                "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"
+            )
+            self.hub.run(["sh", "-c", forwarding], check=True)
             # No spanning tree, so it forwards at once; no snooping that holds back neighbour discovery.
             _ip("-n", self.hub.namespace, "link", "add", "br0", "type", "bridge",
                 "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0")  # fmt: skip
