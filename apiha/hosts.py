@@ -1,34 +1,35 @@
 """The managed block in the hosts file: what its bytes should be (pure), and how they get there (`HostsFile`).
 
-Only lines between apiha's markers belong to apiha; every other byte, valid or not, stays. Two readers decide what a
-foreign line means, and both are followed here:
+Only lines between apiha's markers belong to apiha; every other byte, valid or not, stays. Two readers decide
+what a foreign line means, and both are followed here:
 
-- glibc, nss/nss_files/files-hosts.c and files-parse.c: `#` ends a line anywhere, fields are split at isspace(3)
-  (space, \\t, \\n, \\v, \\f, \\r), the first must be an address for inet_pton(3), names compare with strcasecmp(3).
+- glibc, nss/nss_files/files-hosts.c and files-parse.c: `#` ends a line anywhere, fields are split at
+  isspace(3) (space, \\t, \\n, \\v, \\f, \\r), the first must be an address for inet_pton(3), names compare
+  with strcasecmp(3).
 - Go, src/net/hosts.go: the same, but IPv6 addresses may carry a zone id, and `name.` is the same as `name`.
 
-python-hosts decides what may be *written*: each line is parsed with it first. It does not decide what is *found*: it
-rejects lines that resolvers accept (`name.`, zone ids) and accepts lines that they reject (fields split at a
-non-breaking space), so it would overlook a line that matters, or refuse a pin for one that does not.
+python-hosts decides what may be *written*: each line is parsed with it first. It does not decide what is
+*found*: it rejects lines that resolvers accept (`name.`, zone ids) and accepts lines that they reject (fields
+split at a non-breaking space), so it would overlook a line that matters, or refuse a pin for one that does
+not.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import signal
 import socket
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from apiha import atomic
 from apiha.errors import ApihaError, HostsConflict, HostsFileError, NotPermitted
 
 OnConflict = Literal["refuse", "adopt"]
@@ -43,11 +44,12 @@ ADOPTED = b"# apiha adopted: "
 _BEGIN = re.compile(rb"^# BEGIN apiha(?=\s|\Z)", re.MULTILINE)
 _END = re.compile(rb"^# END apiha(?=\s|\Z)[^\n]*\n?", re.MULTILINE)
 
-# Go, src/net/parse.go: lines are read through a buffer of 64 KiB; at a line that does not fit, reading stops for good.
+# Go, src/net/parse.go: lines are read through a buffer of 64 KiB; at a line that does not fit, reading stops
+# for good.
 GO_LINE_LIMIT = 64 * 1024
 
 
-# --- the pure part: bytes in, bytes out ------------------------------------------------------------------------------
+# --- the pure part: bytes in, bytes out ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class HostsText:
-    """A hosts file taken apart: `outside[0] blocks[0] outside[1] ... outside[n]`, so one more outside than blocks."""
+    """A hosts file taken apart, in order: `outside[0]`, `blocks[0]`, `outside[1]`, to `outside[-1]`."""
 
     outside: tuple[Outside, ...]
     blocks: tuple[Block, ...]
@@ -105,8 +107,11 @@ class HostsText:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """New bytes for the hosts file. `adopted`: foreign lines commented out by this edit; `dropped`: lines inside the
-    old block that apiha did not write and that are gone now (to be logged: nothing is lost silently)."""
+    """New bytes for the hosts file.
+
+    `adopted`: foreign lines commented out by this edit. `dropped`: lines inside the old block that apiha did
+    not write and that are gone now (to be logged: nothing is lost silently).
+    """
 
     data: bytes
     adopted: tuple[ForeignLine, ...] = ()
@@ -117,10 +122,10 @@ class Edit:
 class BlockState:
     """What a hosts file says through apiha's block.
 
-    `addresses`: those of the block's host, in file order. `first_line`/`last_line`: where the (first) block is.
-    `damage`: in words, one line each, what shows that somebody edited the block by hand. `adopted`: numbers of the
-    lines that apiha commented out. `unseen_by_go`: the number of a line before the block that is too long for Go
-    programs (kubelet, kube-proxy), which stop reading there and do not see the block.
+    `addresses`: those of the block's host, in file order. `first_line`/`last_line`: where the (first) block
+    is. `damage`: in words, one line each, what shows that somebody edited the block by hand. `adopted`:
+    numbers of the lines that apiha commented out. `unseen_by_go`: the number of a line before the block that
+    is too long for Go programs (kubelet, kube-proxy), which stop reading there and do not see the block.
     """
 
     present: bool
@@ -135,15 +140,16 @@ class BlockState:
 def parse(data: bytes, host: str | None = None) -> HostsText:
     """Take a hosts file apart. Only LF ends a line; a CR before it is part of the line.
 
-    A block without its END marker (none, or another BEGIN comes first) is the marker and the lines after it that apiha
-    would have written itself: for `host`, or if that is not given for the name in the first of them; and names carried
-    over from adopted lines. All else is foreign. An END marker on its own is a comment like any other.
+    A block without its END marker (none, or another BEGIN comes first) is the marker and the lines after it
+    that apiha would have written itself: for `host`, or if that is not given for the name in the first of
+    them; and names carried over from adopted lines. All else is foreign. An END marker on its own is a
+    comment like any other.
     """
     begins = [match.start() for match in _BEGIN.finditer(data)]
     outside: list[Outside] = []
     blocks: list[Block] = []
     done, line = 0, 1
-    for begin, limit in zip(begins, [*begins[1:], len(data)], strict=True):
+    for begin, limit in pairwise([*begins, len(data)]):
         newline = data.find(b"\n", begin)
         content = limit if newline < 0 else newline + 1
         if end := _END.search(data, content, limit):
@@ -165,10 +171,11 @@ def parse(data: bytes, host: str | None = None) -> HostsText:
 def render(host: str, addresses: Sequence[str], carried: Sequence[bytes] = ()) -> tuple[bytes, ...]:
     """The lines between the markers: each address of `host` once, in order, then `carried` lines as they are.
 
-    Raises HostsFileError if there is no address, or if python-hosts does not read back exactly what is to be said
-    (which refuses a zone id: glibc ignores a line with one).
+    Raises HostsFileError if there is no address, or if python-hosts does not read back exactly what is to be
+    said (which refuses a zone id: glibc ignores a line with one).
     """
-    from python_hosts import HostsEntry  # type: ignore[import-untyped]  # late: 35 ms that `unpin` does not need
+    # Imported late: it takes 35 ms, which `unpin` and `status` need not spend.
+    from python_hosts import HostsEntry
 
     if not addresses:
         raise HostsFileError(f"no address to write for {host}: name at least one control plane")
@@ -208,10 +215,10 @@ def splice(
 ) -> Edit:
     """Make the one block say that `host` is at `addresses`, in this order; every byte outside it stays.
 
-    The block takes the place of the first one there is, else the end of the file. If it says so already, the result is
-    `data` itself. Foreign lines that name `host`: "refuse" raises HostsConflict; "adopt" comments them out in place,
-    and their other names move into the block. `path` is only for the message.
-    Raises HostsFileError for an address or host that no hosts file can hold.
+    The block takes the place of the first one there is, else the end of the file. If it says so already, the
+    result is `data` itself. Foreign lines that name `host`: "refuse" raises HostsConflict; "adopt" comments
+    them out in place, and their other names move into the block. `path` is only for the message. Raises
+    HostsFileError for an address or host that no hosts file can hold.
     """
     key = _key(host.encode())
     text = parse(data, host)
@@ -219,8 +226,8 @@ def splice(
     if foreign and on_conflict == "refuse":
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise HostsConflict(
-            f"{path}:{foreign[0].number}: {foreign[0].text!r} names {host} too{others}: remove that line, or set "
-            "on_conflict: adopt to have it commented out until `apiha unpin`"
+            f"{path}:{foreign[0].number}: {foreign[0].text!r} names {host} too{others}: remove that line, "
+            "or set on_conflict: adopt to have it commented out until `apiha unpin`"
         )
     pieces = [_adopt(piece.data, key) for piece in text.outside]
     lines = render(host, addresses, _carried(_adopted(pieces), key))
@@ -235,7 +242,7 @@ def splice(
 
 
 def remove(data: bytes, host: str | None = None) -> Edit:
-    """Take every block out and restore adopted lines: the very first bytes come back. `host` as for `parse`."""
+    """Take out every block, restore adopted lines: the very first bytes come back. `host` as for `parse`."""
     text = parse(data, host)
     pieces = [_restore(piece.data) for piece in text.outside]
     key = None if host is None else _key(host.encode())
@@ -243,7 +250,7 @@ def remove(data: bytes, host: str | None = None) -> Edit:
 
 
 def current(data: bytes, host: str) -> BlockState:
-    """What the block says about `host` now, and what is wrong with it that can be seen without knowing better."""
+    """What the block says about `host` now, and what is wrong with it whatever the addresses should be."""
     key = _key(host.encode())
     text = parse(data, host)
     adopted = tuple(
@@ -331,7 +338,7 @@ def _own_lines(data: bytes, start: int, limit: int, host: str | None) -> tuple[b
     lines = data[start:limit].split(b"\n")
     if lines[-1] == b"":
         del lines[-1]
-    key = _block_key(lines) if host is None else _key(host.encode())
+    key = _block_key(lines[:1]) if host is None else _key(host.encode())
     carried = _carried(_adopted([data]), key)
     own = []
     for line in lines:
@@ -342,9 +349,9 @@ def _own_lines(data: bytes, start: int, limit: int, host: str | None) -> tuple[b
 
 
 def _block_key(lines: Sequence[bytes]) -> bytes:
-    """The host that a block was written for: the only name in its first line."""
-    entry = _entry(lines[0]) if lines else None
-    return _key(entry[1][0]) if entry and len(entry[1]) == 1 else b""
+    """The host that these lines of a block were written for: the first name that stands alone on a line."""
+    entries = (_entry(line) for line in lines)
+    return next((_key(entry[1][0]) for entry in entries if entry and len(entry[1]) == 1), b"")
 
 
 def _block(lines: Iterable[bytes], added_newline: bool) -> bytes:
@@ -352,8 +359,10 @@ def _block(lines: Iterable[bytes], added_newline: bool) -> bytes:
 
 
 def _without_blocks(pieces: Sequence[bytes], blocks: Sequence[Block]) -> bytes:
-    """Join what lies around `blocks`, taking back a newline that was added in front of one. If somebody wrote lines
-    after that block since, the newline stays: it ends a line of theirs now."""
+    """Join what lies around `blocks`, taking back a newline that was added in front of one.
+
+    If somebody wrote lines after that block since, the newline stays: it ends a line of theirs now.
+    """
     joined = pieces[-1]
     for piece, block in zip(reversed(pieces[:-1]), reversed(blocks), strict=True):
         joined = piece.removesuffix(b"\n") if block.added_newline and not joined else piece + joined
@@ -379,7 +388,7 @@ def _adopted(pieces: Iterable[bytes]) -> list[bytes]:
 
 
 def _carried(originals: Iterable[bytes], key: bytes) -> tuple[bytes, ...]:
-    """The block's lines for the other names of adopted lines, so that only the name `key` changes its meaning."""
+    """The block's lines for the other names of adopted lines: only `key` shall change its meaning."""
     lines = []
     for original in originals:
         if entry := _entry(original):
@@ -390,7 +399,7 @@ def _carried(originals: Iterable[bytes], key: bytes) -> tuple[bytes, ...]:
 
 
 def _adopt(piece: bytes, key: bytes) -> bytes:
-    """Comment out the lines that name `key`, and only those: a line adopted for an earlier host comes back."""
+    """Comment out the lines that name `key`, only those: a line adopted for an earlier host comes back."""
     if ADOPTED not in piece and key not in piece.lower():
         return piece
     lines = []
@@ -410,18 +419,28 @@ def _restore(piece: bytes) -> bytes:
 
 
 def _strangers(text: HostsText, key: bytes | None) -> tuple[HostsLine, ...]:
-    """Lines inside blocks with something in them that apiha did not put there; blanks and spelling do not count."""
+    """Lines inside blocks that say something that apiha did not write; blanks and spelling do not count."""
     originals = _adopted(piece.data for piece in text.outside)
     found = []
     for block in text.blocks:
-        own = key if key and any(_is_own(line, key, ()) for line in block.lines) else _block_key(block.lines)
+        own = _written_for(block, originals, key)
         carried = _carried(originals, own)
         for number, line in enumerate(block.lines, block.first_line + 1):
             entry = None if b"#" in line else _entry(line)
-            ours = entry is not None and all(_key(name) == own for name in entry[1])
+            ours = bool(own and entry and all(_key(name) == own for name in entry[1]))
             if line.strip() and not ours and line.rstrip() not in carried:
                 found.append(HostsLine(number, _show(line)))
     return tuple(found)
+
+
+def _written_for(block: Block, originals: Sequence[bytes], key: bytes | None) -> bytes:
+    """The host that a block was written for: `key` unless its lines say otherwise, b"" if not certain."""
+    if key is not None and any(_is_own(line, key, ()) for line in block.lines):
+        return key
+    own = _block_key(block.lines)
+    others = [line for line in block.lines if line not in _carried(originals, own)]
+    certain = block.terminated and all(_block_key([line]) in (own, b"") for line in others)
+    return own if certain else b""
 
 
 def _too_long_for_go(piece: Outside) -> int | None:
@@ -442,27 +461,17 @@ def _show(text: bytes | str) -> str:
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
-# --- the edge: files, locks, disks -----------------------------------------------------------------------------------
+# --- the edge: one file on a disk ---------------------------------------------------------------------------
 
-# Nobody's hosts file is larger; more than this is a mistake in --hosts-file, and would fill the memory.
-MAX_SIZE = 64 * 1024 * 1024
-_LOCK_POLL = 0.01  # seconds
 _ATTEMPTS = 20  # how often to start anew when another program changes the file meanwhile
-
-# Where a rename over the file is not possible although the file itself may be: it is a mount point (EBUSY), its folder
-# is read-only (EROFS) or not ours to write in, or owner or label cannot be kept (EACCES, EPERM).
-_NO_RENAME = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
-
-# IMA's hash and EVM's signature are of the old bytes and are the kernel's to write (evm(7) in the kernel's docs).
-_XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an update did.
 
-    `written`: the bytes changed. `in_place`: without a rename (the file is a mount point). `adopted`, `dropped`: see
-    `Edit`. `recovered`: one line about a write that an earlier run, killed, left half done; to be logged as a warning.
+    `written`: the bytes changed. `in_place`: without a rename (the file is a mount point). `adopted`,
+    `dropped`: see `Edit`. `recovered`: one line about a write that an earlier run, killed, did not finish.
     """
 
     written: bool
@@ -471,12 +480,27 @@ class Change:
     dropped: tuple[HostsLine, ...] = ()
     recovered: str | None = None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each thing that somebody should know of, for the log."""
+        return (
+            *([self.recovered] if self.recovered else []),
+            *(
+                f"line {line.number} is commented out until `apiha unpin`: {line.text}"
+                for line in self.adopted
+            ),
+            *(
+                f"line {line.number}, written into the block by hand, is dropped: {line.text}"
+                for line in self.dropped
+            ),
+        )
+
 
 class HostsFile:
-    """A hosts file on disk. Reading takes no lock and never sees half a file; writers come one at a time.
+    """A hosts file on disk. Reading takes no lock; writers come one at a time.
 
-    `path` may be a symlink (the file it leads to is written). `state_dir` keeps the backup during a write in place if
-    the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock.
+    `path` may be a symlink: the file that it leads to is written. `state_dir` keeps the journal of a write in
+    place if the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock.
     """
 
     def __init__(
@@ -494,18 +518,13 @@ class HostsFile:
 
     def read(self) -> bytes:
         """The file's bytes; none if it does not exist. Raises HostsFileError, NotPermitted."""
-        with _explained(self.path):
-            return _read(os.path.realpath(self.path))[0]
-
-    def current(self, host: str) -> BlockState:
-        """See the function `current`. Raises as `read` does."""
-        return current(self.read(), host)
+        with self._explained():
+            return atomic.read(os.path.realpath(self.path))[0]
 
     def interrupted(self) -> Path | None:
-        """The backup of a write in place that was killed halfway (the next update settles it); normally None."""
-        return next(
-            (found.backup for found in self._journals(os.path.realpath(self.path)) if found.exists()), None
-        )
+        """The backup left by a write in place that was killed; the next update settles it. Normally None."""
+        journals = self._journals(os.path.realpath(self.path))
+        return next((journal.backup for journal in journals if journal.exists()), None)
 
     def pin(
         self,
@@ -526,18 +545,20 @@ class HostsFile:
         return self._apply(lambda data: remove(data, host), lock_timeout)
 
     def update(self, change: Callable[[bytes], bytes], *, lock_timeout: float = 10.0) -> Change:
-        """Replace the bytes by `change(bytes)`, atomically, and not at all if they are the same.
+        """Replace the bytes by `change(bytes)`, atomically; not at all if they are the same.
 
-        `change` must be pure: it is called again when the file changed meanwhile. `lock_timeout` in seconds.
-        Raises HostsFileError, NotPermitted (the file is as it was then), and whatever `change` raises.
+        `change` must be pure: it is called anew when another program changed the file meanwhile.
+        `lock_timeout` in seconds. Raises HostsFileError, NotPermitted (the file is as it was then), and
+        whatever `change` raises.
         """
         return self._apply(lambda data: Edit(change(data)), lock_timeout)
 
     def _apply(self, change: Callable[[bytes], Edit], lock_timeout: float) -> Change:
         target = os.path.realpath(self.path)
         deadline = self._clock() + lock_timeout
-        with _explained(self.path):
-            # The folder is what is locked: it leaves no lock file behind, and works where nothing can be created.
+        with self._explained():
+            # The folder is what is locked: no lock file is left behind, and it works where none could be
+            # created.
             folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
             try:
                 self._lock(folder, os.path.dirname(target), deadline)
@@ -548,52 +569,52 @@ class HostsFile:
 
     def _write(self, target: str, change: Callable[[bytes], Edit], deadline: float) -> Change:
         for _ in range(_ATTEMPTS):
-            data, status = _read(target)
+            data, status = atomic.read(target)
             edit = change(data)
             if edit.data == data:
                 return Change(written=False)
             try:
-                _replace(target, edit.data, status, like=status)
-            except _ChangedMeanwhileError:
+                atomic.replace(target, edit.data, status)
+            except atomic.ChangedMeanwhileError:
                 continue
             except OSError as error:
-                if status is None or error.errno not in _NO_RENAME:
+                if status is None or error.errno not in atomic.NO_RENAME:
                     raise
                 return self._write_in_place(target, change, deadline, error)
-            return Change(True, adopted=edit.adopted, dropped=edit.dropped)
+            return Change(written=True, adopted=edit.adopted, dropped=edit.dropped)
         raise HostsFileError(
-            f"{self.path} was changed by another program each time: stop that program, then run again"
+            f"{self.path} keeps being changed by another program: stop that one, then run again"
         )
 
     def _write_in_place(
         self, target: str, change: Callable[[bytes], Edit], deadline: float, no_rename: OSError
     ) -> Change:
-        """Write into the file itself, with the bytes before and after kept beside it meanwhile."""
         try:
             file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
         except OSError as error:
-            raise (no_rename if error.errno in _NO_RENAME else error) from None
+            raise (no_rename if error.errno in atomic.NO_RENAME else error) from None
         try:
-            # Two containers may share one file through bind mounts from different folders.
+            # Two containers may share one file by bind mounts: their folders, and so their locks, differ.
             self._lock(file, target, deadline)
-            data, edit = (before := _read_all(file)), change(before)
+            data = atomic.read_open(file)
+            edit = change(data)
             if edit.data == data:
                 return Change(written=False)
-            with _signals_held():
-                journal = self._journal(target, data, edit.data)
+            with atomic.signals_held():
+                journal = self._record(target, data, edit.data, stat.S_IMODE(os.fstat(file).st_mode))
                 try:
-                    _overwrite(file, edit.data)
+                    atomic.overwrite(file, edit.data)
                 except OSError:
                     self._put_back(file, data, journal)
                     raise
                 journal.discard()
-            return Change(True, in_place=True, adopted=edit.adopted, dropped=edit.dropped)
+            return Change(written=True, in_place=True, adopted=edit.adopted, dropped=edit.dropped)
         finally:
             os.close(file)
 
-    def _put_back(self, file: int, data: bytes, journal: _Journal) -> None:
+    def _put_back(self, file: int, data: bytes, journal: atomic.Journal) -> None:
         try:
-            _overwrite(file, data)  # into blocks that the file has already: a full disk does not matter
+            atomic.overwrite(file, data)  # into blocks that the file has already: a full disk does not matter
         except OSError as error:
             raise HostsFileError(
                 f"{self.path} is damaged, writing failed halfway ({error.strerror}): "
@@ -601,379 +622,109 @@ class HostsFile:
             ) from error
         journal.discard()
 
-    def _journals(self, target: str) -> tuple[_Journal, _Journal]:
+    def _journals(self, target: str) -> tuple[atomic.Journal, atomic.Journal]:
         folder, name = os.path.split(target)
-        # Named as `systemd-escape --path` does, for there is one state_dir for all hosts files.
+        # Named as `systemd-escape --path` does, for all hosts files share one state_dir.
         escaped = target.strip("/").replace("-", "\\x2d").replace("/", "-")
-        return _Journal(Path(folder), name), _Journal(self.state_dir, escaped)
+        return atomic.Journal(Path(folder), name), atomic.Journal(self.state_dir, escaped)
 
-    def _journal(self, target: str, before: bytes, after: bytes) -> _Journal:
+    def _record(self, target: str, before: bytes, after: bytes, mode: int) -> atomic.Journal:
         beside, in_state_dir = self._journals(target)
-        status = os.stat(target)
         try:
-            beside.record(before, after, status)
+            beside.record(before, after, mode)
             return beside
         except OSError as error:
-            if error.errno not in _NO_RENAME:
+            if error.errno not in atomic.NO_RENAME:
                 raise
         try:
             in_state_dir.folder.mkdir(parents=True, exist_ok=True)
-            in_state_dir.record(before, after, status)
+            in_state_dir.record(before, after, mode)
         except OSError as error:
-            message = f"no backup of {self.path} can be kept in {in_state_dir.folder} ({error.strerror}): make it writable"
-            raise (NotPermitted if error.errno in (errno.EACCES, errno.EPERM) else HostsFileError)(
-                message
+            kind = NotPermitted if error.errno in (errno.EACCES, errno.EPERM) else HostsFileError
+            raise kind(
+                f"{self.path} can only be written in place, and {in_state_dir.folder} cannot keep a backup "
+                f"of it ({error.strerror}): make that folder writable, or the file's own"
             ) from error
         return in_state_dir
 
     def _recover(self, target: str, deadline: float) -> str | None:
-        """Settle what killed runs left behind; say so if one was killed while it wrote in place."""
+        """Settle what killed runs left behind; says so if one was killed while it wrote in place."""
         for journal in self._journals(target):
-            _sweep(str(journal.folder / journal.name))
+            atomic.sweep(str(journal.folder / journal.name))
             if not journal.exists():
+                if os.path.lexists(journal.intended):  # killed before the first byte was written
+                    journal.discard()
                 continue
-            before, after = journal.read()
-            data = _read(target)[0]
+            before, after = journal.load()
+            data = atomic.read(target)[0]
             if data in (before, after):
                 journal.discard()
-            elif torn(data, before, after):
-                file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
-                try:
-                    self._lock(file, target, deadline)
-                    with _signals_held():
-                        _overwrite(file, before)
-                        journal.discard()
-                finally:
-                    os.close(file)
+            elif atomic.torn(data, before, after):
+                self._restore(target, before, journal, deadline)
                 return (
                     f"{self.path} was half written by a run that was killed: its bytes of before are restored"
                 )
             else:
                 return (
-                    f"a run was killed while it wrote {self.path}, and another program wrote it since: it is left "
-                    f"as it is; the bytes of before are in {journal.keep()}: compare, then remove that file"
+                    f"a run was killed while it wrote {self.path}, and another program wrote it since: it is "
+                    f"left as it is; the bytes of before are in {journal.keep()}: compare, then remove that"
                 )
         return None
+
+    def _restore(self, target: str, data: bytes, journal: atomic.Journal, deadline: float) -> None:
+        file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            self._lock(file, target, deadline)
+            with atomic.signals_held():
+                atomic.overwrite(file, data)
+                journal.discard()
+        finally:
+            os.close(file)
 
     def _lock(self, descriptor: int, what: str, deadline: float) -> None:
-        """flock(2) with a time limit."""
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
-            if self._clock() >= deadline:
-                raise HostsFileError(
-                    f"{what} is locked by {_lock_holder(descriptor)}, so {self.path} was not touched: "
-                    "wait for that process or end it, then run again"
-                )
-            self._sleep(_LOCK_POLL)
-
-
-@dataclass(frozen=True, slots=True)
-class _Journal:
-    """The bytes before (`backup`) and after (`intended`) a write in place, on disk while it runs.
-
-    Both are needed to tell a half-written file from one that another program wrote since the kill (a container
-    runtime writes /etc/hosts anew at each start), which must not be undone.
-    """
-
-    folder: Path
-    name: str
-
-    @property
-    def backup(self) -> Path:
-        return self.folder / f"{self.name}.apiha-backup"
-
-    @property
-    def intended(self) -> Path:
-        return self.folder / f"{self.name}.apiha-intended"
-
-    def exists(self) -> bool:
-        """Whether a write was begun and not finished; tidies up if one was only prepared."""
-        if os.path.lexists(self.backup):
-            return True
-        if os.path.lexists(self.intended):
-            with suppress(OSError):
-                self.intended.unlink()
-        return False
-
-    def record(self, before: bytes, after: bytes, like: os.stat_result) -> None:
-        # The backup comes last and goes first: where it is, the other one is too.
-        temporary_home = str(self.folder / self.name)
-        _replace(str(self.intended), after, None, like=like, owner=False, temporary_for=temporary_home)
-        _replace(str(self.backup), before, None, like=like, owner=False, temporary_for=temporary_home)
-
-    def read(self) -> tuple[bytes, bytes]:
-        for path in (self.backup, self.intended):
-            status = os.lstat(path)
-            # In a folder like /tmp somebody else could have put it there, to have it written over the hosts file.
-            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-                raise HostsFileError(f"{path} is not a backup that apiha made: look at it, then remove it")
-        return _read(str(self.backup))[0], _read(str(self.intended))[0]
-
-    def discard(self) -> None:
-        self.backup.unlink(missing_ok=True)
-        self.intended.unlink(missing_ok=True)
-        _sync_folder(str(self.folder))
-
-    def keep(self) -> Path:
-        kept = self.folder / f"{self.name}.apiha-saved"
-        os.replace(self.backup, kept)
-        self.discard()
-        return kept
-
-
-def torn(data: bytes, before: bytes, after: bytes) -> bool:
-    """Whether writing `after` over `before`, stopped anywhere, can have left `data`: each byte is from one or the
-    other, or NUL (blocks that a power failure left unwritten)."""
-    if not min(len(before), len(after)) <= len(data) <= max(len(before), len(after)):
-        return False
-    step = 4096
-    for start in range(0, len(data), step):
-        part = data[start : start + step]
-        old, new = before[start : start + len(part)], after[start : start + len(part)]
-        if part in (old, new):
-            continue
-        for index, byte in enumerate(part):
-            if byte and byte not in (*old[index : index + 1], *new[index : index + 1]):
-                return False
-    return True
-
-
-class _ChangedMeanwhileError(Exception):
-    """Another program wrote the file between our reading and our rename."""
-
-
-def _read(target: str) -> tuple[bytes, os.stat_result | None]:
-    """The bytes and what stat(2) said before they were read; no bytes and None if there is no such file."""
-    try:
-        descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # a FIFO must not hold us
-    except FileNotFoundError:
-        return b"", None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(
-                errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, "not a regular file", target
-            )
-        return _read_all(descriptor), status
-    finally:
-        os.close(descriptor)
-
-
-def _read_all(descriptor: int) -> bytes:
-    parts = []
-    size = 0
-    while part := os.pread(descriptor, 1 << 20, size):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_SIZE:
-            raise OSError(errno.EFBIG, f"larger than {MAX_SIZE >> 20} MiB")
-    return b"".join(parts)
-
-
-def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
-    if status is None:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
-
-
-def _replace(
-    target: str,
-    data: bytes,
-    expected: os.stat_result | None,
-    *,
-    like: os.stat_result | None,
-    owner: bool = True,
-    temporary_for: str | None = None,
-) -> None:
-    """Put `data` in the place of `target` so that every reader sees all of the old bytes or all of the new ones.
-
-    `like` gives mode, owner and, if `target` exists, extended attributes (0644 and the process's own if None).
-    `expected`: what `target` must still be at the rename, else _ChangedMeanwhileError (not asked for with
-    `temporary_for`, the path whose leftovers `_sweep` removes). Raises OSError with nothing changed.
-    """
-    temporary = f"{_temporary_prefix(temporary_for or target)}{os.urandom(4).hex()}"
-    with _signals_held():
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            try:
-                _copy_attributes(descriptor, like, target if owner and expected else None, owner)
-                _overwrite(descriptor, data)
-            finally:
-                os.close(descriptor)
-            if temporary_for is None and _identity(_lstat(target)) != _identity(expected):
-                raise _ChangedMeanwhileError
-            os.rename(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(os.path.dirname(target))
+            atomic.lock(descriptor, deadline, self._clock, self._sleep)
+        except atomic.LockTimeoutError as error:
+            raise HostsFileError(
+                f"{what} is locked by {error.holder}, so {self.path} was not touched: "
+                "wait for that process or end it, then run again"
+            ) from None
 
-
-def _copy_attributes(
-    descriptor: int, like: os.stat_result | None, xattrs_of: str | None, owner: bool
-) -> None:
-    if like is None:
-        os.fchmod(descriptor, 0o644)
-        return
-    own = os.fstat(descriptor)
-    if owner and (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
-        os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))  # after the owner: chown(2) may clear bits
-    if xattrs_of is None:
-        return
-    try:
-        names = os.listxattr(xattrs_of)
-        mine = set(os.listxattr(descriptor))
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return
-        raise
-    for name in names:  # POSIX ACLs and the SELinux label are among them
-        if name in _XATTRS_OF_CONTENT:
-            continue
-        value = os.getxattr(xattrs_of, name)
-        if name not in mine or os.getxattr(descriptor, name) != value:
-            try:
-                os.setxattr(descriptor, name, value)
-            except OSError as error:
-                if error.errno != errno.ENOTSUP:
-                    raise
-    for name in mine.difference(names) & {"system.posix_acl_access"}:
-        os.removexattr(
-            descriptor, name
-        )  # inherited from the folder's default ACL, which the file does not have
-
-
-def _overwrite(descriptor: int, data: bytes) -> None:
-    """Make `data` the whole content of an open file, and have it on the disk."""
-    view = memoryview(data)
-    written = 0
-    while written < len(view):
-        written += os.pwrite(descriptor, view[written:], written)
-    os.ftruncate(descriptor, len(view))
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _temporary_prefix(target: str) -> str:
-    folder, name = os.path.split(target)
-    return os.path.join(folder, f".{name}.apiha-")
-
-
-def _sweep(target: str) -> None:
-    """Remove the temporary files of runs that were killed. Only under the lock: nobody else has one then."""
-    folder, prefix = os.path.split(_temporary_prefix(target))
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in names:
-        if name.startswith(prefix) and re.fullmatch("[0-9a-f]{8}", name[len(prefix) :]):
-            with suppress(OSError):
-                os.unlink(os.path.join(folder, name))
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Put SIGINT, SIGTERM and SIGHUP off until the file is whole and no temporary file is left.
-
-    Handlers rather than a mask: a mask holds for one thread, and the signal may be delivered to another. Only the main
-    thread can set them (Python's `signal`); elsewhere this does nothing, and a later run sweeps what is left.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    before: dict[int, Callable[..., object] | int] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            handler = signal.getsignal(number)
-            if handler is not None and handler != signal.SIG_IGN:
-                before[number] = handler
-                signal.signal(number, lambda received, _frame: arrived.append(received))
-        yield
-    finally:
-        for held, handler in before.items():
-            signal.signal(held, handler)
-        for received in arrived:
-            signal.raise_signal(received)
-
-
-def _lock_holder(descriptor: int) -> str:
-    """Who holds the flock(2) on an open file, as proc_locks(5) tells it."""
-    status = os.fstat(descriptor)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5] == file:
-                process = int(fields[4])
-                with suppress(OSError):
-                    return f"process {process} ({_show(Path(f'/proc/{process}/comm').read_bytes())})"
-                return f"process {process}"
-    return "another process"
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn an OSError into one line that says what, where, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise _explanation(error, path) from error
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an OSError into one line that says what, where, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise _explanation(error, self.path) from error
 
 
 def _explanation(error: OSError, path: Path) -> ApihaError:
-    where = str(path)
-    if isinstance(error.filename, str) and Path(error.filename).name.endswith(
-        (".apiha-backup", ".apiha-intended")
-    ):
-        where = error.filename
-    code = error.errno
+    code, why = error.errno, error.strerror
     if code in (errno.EACCES, errno.EPERM):
         if os.geteuid() != 0:
-            return NotPermitted(f"no permission to read or write {where}: run as root (sudo)")
+            return NotPermitted(f"no permission to read or write {path}: run as root (sudo)")
         return NotPermitted(
-            f"no permission to write {where}, although root: is it immutable (lsattr, chattr -i), or does a security "
-            "module or the unit's sandbox forbid it?"
+            f"no permission to write {path}, although root: it may be immutable (lsattr; chattr -i), or a "
+            "security module or the unit's sandbox forbids it"
         )
     if code in (errno.ENOSPC, errno.EDQUOT):
         return HostsFileError(
-            f"no space left for {where} ({error.strerror}): it is as it was; free some, run again"
+            f"no space left to write {path} ({why}): it is as it was; free some, then run again"
         )
     if code == errno.EROFS:
         return HostsFileError(
-            f"{where} is on a read-only file system: it is as it was; remount read-write, run again"
+            f"{path} is on a read-only file system: it is as it was; remount that read-write, then run again"
         )
     if code == errno.EFBIG:
-        return HostsFileError(f"{where} is too large ({error.strerror}): is it a hosts file?")
+        return HostsFileError(f"{path} is too large ({why}): is it a hosts file? See --hosts-file")
     if code in (errno.EISDIR, errno.EINVAL):
         kind = "a folder" if code == errno.EISDIR else "not a regular file"
-        return HostsFileError(f"{where} is {kind}: a hosts file was expected; see --hosts-file")
+        return HostsFileError(f"{path} is {kind}, a hosts file was expected: see --hosts-file")
     if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return HostsFileError(
-            f"{where} cannot be there ({error.strerror}): create its folder, or see --hosts-file"
+            f"{path} cannot be opened or created ({why}): create its folder, or see --hosts-file"
         )
-    return HostsFileError(f"{where} could not be read or written: {error.strerror}")
+    if code == errno.EBADF:
+        return HostsFileError(f"{error.filename or path}: {why}")
+    return HostsFileError(f"{path} could not be read or written: {why}")
