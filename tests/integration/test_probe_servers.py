@@ -307,7 +307,7 @@ def test_deadline_holds_when_the_connection_comes_after_it(
     start_plane: StartPlane, make_prober: MakeProber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that is made as the time runs out is cut too, even if its server drips for ever after."""
-    plane = start_plane("drip_handshake", interval=0.05)
+    plane = start_plane("drip", interval=0.05)
     real = socket.create_connection
 
     def late(*arguments: object, **options: object) -> socket.socket:

@@ -149,7 +149,6 @@ class Authority:
         one carries `host` and the names every API server has, not the address: nodes must not depend on it.
         `days` is how long it stays valid.
         """
-
         now = datetime.now(timezone.utc)
         start, end = now - timedelta(hours=1), now + timedelta(days=days)
         names = [host, "kubernetes", "kubernetes.default.svc"]

@@ -17,19 +17,22 @@ class StartPlane(Protocol):
 
     def __call__(
         self, behaviour: str = "ready", address: str = "127.0.0.11", port: int = 0, **options: Any
-    ) -> ControlPlane: ...
+    ) -> ControlPlane:
+        """The options are those of `ControlPlane`."""
 
 
 class MakeProber(Protocol):
     """Makes a prober that trusts the test's CA, unless told otherwise."""
 
-    def __call__(self, timeout: float = 0.5, **options: Any) -> Prober: ...
+    def __call__(self, timeout: float = 0.5, **options: Any) -> Prober:
+        """The options are those of `make_ssl_context`."""
 
 
 class WriteConfig(Protocol):
     """Writes a configuration file with these control planes (`ADDR:PORT`) and other settings."""
 
-    def __call__(self, *control_plane: str, **settings: object) -> Path: ...
+    def __call__(self, *control_plane: str, **settings: object) -> Path:
+        """The path of the file."""
 
 
 def endpoint_of(server: ControlPlane | TcpForwarder) -> Endpoint:
