@@ -249,7 +249,7 @@ class Cluster:
                 f"--advertise-client-urls={self._etcd}",
                 f"--listen-peer-urls=http://{address}:{peer}",
                 "--unsafe-no-fsync=true",  # a test's data need not survive the machine
-                "--log-level=warn",
+                "--log-level=error",
             ],
         )
 
@@ -339,7 +339,7 @@ class Cluster:
         process.wait()
 
     def stop_apiserver(self, i: int, grace: float = 30.0) -> None:
-        """As an upgrade does: SIGTERM, on which it leaves the `kubernetes` endpoints; after `grace` s SIGKILL.
+        """As an upgrade: SIGTERM, on which it leaves the `kubernetes` endpoints, and after `grace` s SIGKILL.
 
         30 s are a static pod's grace period; kube-apiserver takes 60 s while anybody watches.
         """

@@ -44,6 +44,12 @@ _STALE = re.compile(rf"^{PREFIX}-(\d+)-[0-9a-f]{{4}}-")
 _NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000  # setns(2)
 _TABLE = "apiha_test"
+_SETUP = """
+printf %s "$1" > /proc/sys/kernel/hostname
+test -z "$2" || mount --bind "$2" /etc
+shift 2
+exec "$@"
+"""
 
 
 @functools.cache
@@ -102,7 +108,7 @@ def remove_stale() -> None:
 
 
 class Host:
-    """One network namespace with `lo` and, but for the hub, an `eth0` on the network's bridge."""
+    """One network namespace with `lo`, a hostname and, but for the hub, an `eth0` on the network's bridge."""
 
     def __init__(
         self, name: str, namespace: str, addresses: tuple[str, ...], port: tuple[str, str] | None
@@ -125,11 +131,9 @@ class Host:
 
     def argv(self, command: Sequence[str | Path]) -> list[str]:
         """The command line that runs `command` inside the host, by exec: the pid is the command's own."""
-        inside = [str(part) for part in command]
-        if self.etc is not None:
-            # `ip netns exec` has already given the process a mount namespace of its own.
-            inside = ["sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(self.etc), *inside]
-        return ["ip", "netns", "exec", self.namespace, *inside]
+        # `ip netns exec` has made a mount namespace already; the hostname needs a namespace of its own.
+        enter = ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-ec", _SETUP, "sh"]
+        return [*enter, self.name, str(self.etc or ""), *map(str, command)]
 
     def run(
         self, command: Sequence[str | Path], *, check: bool = False, **options: Any
