@@ -1,7 +1,8 @@
 """Pin, wait for the VIP, swap, reconcile: the one module that combines configuration, probes, choice and hosts file.
 
 Pin: point the name at a live control plane. Swap: point it at the VIP. A node pins before kubelet starts, because the
-Service rules that make the VIP answer are written by kube-proxy, which kubelet starts; it swaps once the VIP has proved itself.
+Service rules that make the VIP answer are written by kube-proxy, which kubelet starts; it swaps once the VIP has
+proved itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from pathlib import Path
 
 from apiha.choice import Race, VipProof, addresses_for_block, backoff, trial_order
 from apiha.clock import Clock, SystemClock
-from apiha.cluster import DEFAULT_STATE_DIR, NotLearned, fetch_control_planes, load_learned, node_prober, save_learned
+from apiha.cluster import (
+    DEFAULT_STATE_DIR,
+    NotLearned,
+    fetch_control_planes,
+    load_learned,
+    node_prober,
+    save_learned,
+)
 from apiha.config import Config, require_control_plane, require_vip
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane, VipTimeout
@@ -51,7 +59,8 @@ class Node:
 
     def candidates(self) -> tuple[Endpoint, ...]:
         """All control planes this node knows, in its order of trial: those learned from the cluster, then the
-        configured ones that the cluster does not name (it may have lost them, or they are its last way back)."""
+        configured ones that the cluster does not name (it may have lost them, or they are its last way back).
+        """
         learned = load_learned(self.state_dir)
         unknown = [endpoint for endpoint in self.config.control_plane if endpoint not in learned]
         return trial_order(self.name, learned) + trial_order(self.name, unknown)
@@ -99,7 +108,9 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
     while True:
         race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
         node.report.status(
-            f"trying {', '.join(map(str, order))}", node.clock.monotonic() - start, deadline - node.clock.monotonic()
+            f"trying {', '.join(map(str, order))}",
+            node.clock.monotonic() - start,
+            deadline - node.clock.monotonic(),
         )
         prober = node.make_prober(node.config)
         winner = find_live(prober.probe, race, node.clock, until=deadline if attempt else None)
@@ -110,7 +121,9 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
         if remaining <= 0:
             raise NoControlPlane(f"no live control plane: {failures or 'no answer in time'}")
         pause = min(backoff(attempt, node.rng), remaining)
-        node.report.info(f"no live control plane yet ({failures}); next try in {pause:.1f} s", attempt=attempt + 1)
+        node.report.info(
+            f"no live control plane yet ({failures}); next try in {pause:.1f} s", attempt=attempt + 1
+        )
         node.report.status("no live control plane yet", node.clock.monotonic() - start, remaining)
         node.clock.sleep(pause)
         attempt += 1
@@ -128,13 +141,23 @@ def _write_pin(node: Node, winner: ProbeResult, race: Race) -> tuple[str, ...]:
     for endpoint in failed:
         node.report.info(f"passed over {endpoint}: {race.results[endpoint].detail}", endpoint=str(endpoint))
     if winner.health is Health.NOT_READY:
-        node.report.warning(f"no control plane is ready; taking {winner.endpoint}, which is alive ({winner.detail})")
+        node.report.warning(
+            f"no control plane is ready; taking {winner.endpoint}, which is alive ({winner.detail})"
+        )
     order = race.order if len(race.order) > 1 else (*race.order, *node.candidates())
-    addresses = addresses_for_block(winner.endpoint.address, order, fallbacks=node.config.fallbacks, failed=failed)
+    addresses = addresses_for_block(
+        winner.endpoint.address, order, fallbacks=node.config.fallbacks, failed=failed
+    )
     if node.config.insecure_skip_tls_verify:
-        node.report.warning("certificates are not verified (insecure_skip_tls_verify): this may be any machine")
+        node.report.warning(
+            "certificates are not verified (insecure_skip_tls_verify): this may be any machine"
+        )
     took = f"{winner.latency * 1000:.0f} ms"
-    _write(node, addresses, f"pinned {node.config.host} to {winner.endpoint} ({winner.health.value}, answered in {took})")
+    _write(
+        node,
+        addresses,
+        f"pinned {node.config.host} to {winner.endpoint} ({winner.health.value}, answered in {took})",
+    )
     return addresses
 
 
@@ -152,9 +175,13 @@ def report_change(report: Reporter, path: Path, change: Change) -> None:
     if change.recovered:
         report.warning(change.recovered)
     for line in change.adopted:
-        report.warning(f"{path}:{line.number}: commented out until `apiha unpin`: {line.text}", line=line.number)
+        report.warning(
+            f"{path}:{line.number}: commented out until `apiha unpin`: {line.text}", line=line.number
+        )
     for lost in change.dropped:
-        report.warning(f"{path}:{lost.number}: dropped from the block, it was not apiha's: {lost.text}", line=lost.number)
+        report.warning(
+            f"{path}:{lost.number}: dropped from the block, it was not apiha's: {lost.text}", line=lost.number
+        )
 
 
 def _block_addresses(node: Node) -> tuple[str, ...]:
@@ -194,9 +221,13 @@ def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
             addresses = swap(node)
             learn(node, vip)
             return addresses
-        if (saying := f"{answers[0].health.value}: {answers[0].detail}") != told or began >= told_at + STILL_WAITING_INTERVAL:
+        if (
+            saying := f"{answers[0].health.value}: {answers[0].detail}"
+        ) != told or began >= told_at + STILL_WAITING_INTERVAL:
             if not answers[0].health.usable:
-                node.report.info(f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1))
+                node.report.info(
+                    f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1)
+                )
             told, told_at = saying, began
         if check:
             checked_at = began
@@ -207,7 +238,9 @@ def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
                 f"the VIP {vip} did not prove itself within {timeout:g} s ({saying}); "
                 "the name stays pinned; does kube-proxy run on this node, and does the Service `apiserver` exist?"
             )
-        interval = PROOF_INTERVAL if proof.streak else min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + silent // 30))
+        interval = (
+            PROOF_INTERVAL if proof.streak else min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + silent // 30))
+        )
         pause = began + interval * node.rng.uniform(0.9, 1.1) - node.clock.monotonic()
         node.clock.sleep(pause if timeout is None else min(pause, start + timeout - node.clock.monotonic()))
 
@@ -242,11 +275,13 @@ def bootstrap(node: Node, *, pin_only: bool = False, timeout: float | None = Non
     return wait_vip(node, timeout=left)
 
 
-def vip_answers(probe: Callable[[], ProbeResult], *, swapped: bool, pause: Callable[[float], None]) -> ProbeResult:
+def vip_answers(
+    probe: Callable[[], ProbeResult], *, swapped: bool, pause: Callable[[float], None]
+) -> ProbeResult:
     """Whether to rely on the VIP, by up to three probes; the last one's result stands for the verdict.
 
-    A node that is already swapped gives it up only if all three fail, one that is pinned swaps only if all three succeed:
-    with one dead control plane behind the VIP every third connection fails, and the block must not flap.
+    A node that is already swapped gives it up only if all three fail, one that is pinned swaps only if all three
+    succeed: with one dead control plane behind the VIP every third connection fails, and the block must not flap.
     """
     result = probe()
     for _ in range(VipProof().needed - 1):

@@ -68,7 +68,9 @@ class Race:
 
     def next_event(self) -> float:
         """The time at which something changes even if no answer comes."""
-        times = [since + self.timeout for endpoint, since in self.started.items() if endpoint not in self.results]
+        times = [
+            since + self.timeout for endpoint, since in self.started.items() if endpoint not in self.results
+        ]
         if len(self.started) < len(self.order) or self._best(Health.ALIVE):
             times.append(self._last_start + self.hedge_delay)
         return min(times, default=0.0)
@@ -84,7 +86,11 @@ class Race:
         all_started = len(self.started) == len(self.order)
         if all_started and len(self.results) == len(self.order):
             return True
-        return all_started and self._best(Health.ALIVE) is not None and now >= self._last_start + self.hedge_delay
+        return (
+            all_started
+            and self._best(Health.ALIVE) is not None
+            and now >= self._last_start + self.hedge_delay
+        )
 
     def outcome(self) -> ProbeResult | None:
         """The best genuine answer so far: ready before hidden before not ready, and within those this node's order."""

@@ -38,7 +38,7 @@ _SETTING_PREFIX = "setting_"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
     """`500ms`, `15s`, `2m`, or plain seconds; converts to seconds."""
 
     name = "duration"
@@ -80,7 +80,9 @@ class Invocation:
             report.warning(f"{name}: no such setting, ignored; `apiha --help` lists them")
         config = load(self.config_path, os.environ, self.flags, path_required=self.config_required)
         if config.insecure_skip_tls_verify:
-            report.warning("insecure_skip_tls_verify is on: certificates are not verified, any machine may answer")
+            report.warning(
+                "insecure_skip_tls_verify is on: certificates are not verified, any machine may answer"
+            )
         return config
 
     def node(self) -> Node:
@@ -126,7 +128,7 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @setting_options(hidden=True)
     @click.pass_obj
-    def command(invocation: Invocation, **arguments: Any) -> Any:
+    def command(invocation: Invocation, /, **arguments: Any) -> Any:
         invocation.flags.update(_take_settings(arguments))
         return function(invocation, **arguments)
 
@@ -141,7 +143,12 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OUTPUT = click.option(
-    "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True, help="For people or programs."
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or programs.",
 )
 
 EPILOG = """\b
@@ -156,7 +163,9 @@ Exit codes:
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG, no_args_is_help=True
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EPILOG,
+    no_args_is_help=True,
 )
 @click.option(
     "--config",
@@ -198,6 +207,7 @@ Exit codes:
 @click.pass_context
 def cli(
     ctx: click.Context,
+    /,
     config_path: Path | None,
     hosts_file: Path,
     state_dir: Path,
@@ -237,8 +247,8 @@ def probe_command(invocation: Invocation, output: str) -> int:
     """Ask all control planes and the VIP at once, and say what answers.
 
     Exit code 0 if a control plane is ready, 3 if none is. States: ready; alive (401 or 403: genuine, but it hides its
-    readiness, see client_cert); not-ready; refused; timeout; unreachable; untrusted (its certificate does not prove that
-    it belongs to the cluster); broken (no TLS, no HTTP, connection reset).
+    readiness, see client_cert); not-ready; refused; timeout; unreachable; untrusted (its certificate does not prove
+    that it belongs to the cluster); broken (no TLS, no HTTP, connection reset).
     """
     from apiha.probe import Health
     from apiha.status import observe, probe_json, probe_table
@@ -246,13 +256,23 @@ def probe_command(invocation: Invocation, output: str) -> int:
     config = invocation.config()
     answers = observe(config, invocation.state_dir)
     click.echo(json.dumps(probe_json(answers), indent=2) if output == "json" else probe_table(answers))
-    return 0 if any(a.role == "control-plane" and a.result.health is Health.READY for a in answers) else EXIT_NO_CONTROL_PLANE
+    return (
+        0
+        if any(a.role == "control-plane" and a.result.health is Health.READY for a in answers)
+        else EXIT_NO_CONTROL_PLANE
+    )
 
 
 @cli.command("pin-host")
 @configured
 @click.argument("address", required=False)
-@click.option("--wait", type=DURATION, default="0s", metavar="DURATION", help="Keep trying for this long.  [default: one try]")
+@click.option(
+    "--wait",
+    type=DURATION,
+    default="0s",
+    metavar="DURATION",
+    help="Keep trying for this long.  [default: one try]",
+)
 def pin_host_command(invocation: Invocation, address: str | None, wait: float) -> None:
     """Point the name at a live control plane.
 
@@ -275,7 +295,11 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
 @cli.command("wait-vip")
 @configured
 @click.option(
-    "--timeout", type=DURATION, default="0s", metavar="DURATION", help="Give up after this long; 0 is never.  [default: 0]"
+    "--timeout",
+    type=DURATION,
+    default="0s",
+    metavar="DURATION",
+    help="Give up after this long; 0 is never.  [default: 0]",
 )
 def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     """Wait until the VIP proves itself (3 answers in a row), then point the name at it.
@@ -350,23 +374,43 @@ def unpin_command(invocation: Invocation) -> None:
 
 
 @cli.command("install")
-@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Install into an image mounted at DIR; no systemctl.")
-@click.option("--kubelet-http2", is_flag=True, help="Also let kubelet notice a dead connection in 8 s instead of 45 s.")
+@configured
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="An image mounted at DIR; calls no systemctl.",
+)
+@click.option(
+    "--kubelet-http2", is_flag=True, help="Also let kubelet notice a dead connection in 8 s instead of 45 s."
+)
 @click.option("--now", is_flag=True, help="Start the units as well as enabling them.")
-@click.pass_obj
 def install_command(invocation: Invocation, root: Path | None, kubelet_http2: bool, now: bool) -> None:
     """Put the systemd units and a commented configuration on this node, and enable them.
 
-    An existing configuration is never overwritten. From apiha.pyz it also copies itself to /usr/local/bin/apiha.
+    Settings given as flags (--control-plane, --vip, ...) are filled into the new configuration; an existing one is
+    never overwritten. From apiha.pyz it also copies itself to /usr/local/bin/apiha.
+
+    \b
+    apiha install --control-plane 10.0.0.11,10.0.0.12,10.0.0.13 --vip 10.96.0.100 --kubelet-http2
     """
     from apiha.node import install
 
-    install(invocation.report, root=root, kubelet_http2=kubelet_http2, now=now)
+    settings = {key: text for key, text in invocation.flags.items() if text is not None}
+    load(None, {}, settings)  # nothing that would not be read back is written
+    install(invocation.report, root=root, kubelet_http2=kubelet_http2, now=now, settings=settings)
 
 
 @cli.command("uninstall")
-@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Uninstall from an image mounted at DIR; no systemctl.")
-@click.option("--keep-block", is_flag=True, help="Leave the block in the hosts file: kubelet still uses the name.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Uninstall from an image mounted at DIR; no systemctl.",
+)
+@click.option(
+    "--keep-block", is_flag=True, help="Leave the block in the hosts file: kubelet still uses the name."
+)
 @click.pass_obj
 def uninstall_command(invocation: Invocation, root: Path | None, keep_block: bool) -> None:
     """Leave the machine as it was: stop and remove the units, what `install` wrote, and the block.
@@ -396,13 +440,16 @@ def main() -> NoReturn:
     except ApihaError as error:
         code = _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output left; nothing more to say to it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # the reader of our output left; nothing more to say to it
         code = EXIT_INTERNAL
     except Exception as error:
         if os.environ.get("APIHA_DEBUG"):
             raise
         code = _fail(
-            f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)", EXIT_INTERNAL
+            f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
+            EXIT_INTERNAL,
         )
     sys.exit(code)
 
@@ -418,7 +465,11 @@ def _log_format() -> LogFormat:
     chosen = context.obj.log_format if context is not None and isinstance(context.obj, Invocation) else None
     given = chosen or os.environ.get("APIHA_LOG_FORMAT")
     arguments = " ".join(sys.argv[1:])
-    return "json" if given == "json" or "--log-format json" in arguments or "--log-format=json" in arguments else "text"
+    return (
+        "json"
+        if given == "json" or "--log-format json" in arguments or "--log-format=json" in arguments
+        else "text"
+    )
 
 
 __all__ = ["ConfigError", "cli", "main"]

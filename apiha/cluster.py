@@ -1,8 +1,8 @@
 """What a node can learn from the API server: which control planes there are now.
 
-The list in the configuration is only where a node starts from. The API servers keep themselves in the EndpointSlice of
-the Service `default/kubernetes`; a node reads it with the kubelet's own client certificate and keeps it on disk, so that it
-finds its way even after every control plane of its configuration was replaced.
+The list in the configuration is only where a node starts from. The API servers keep themselves in the EndpointSlice
+of the Service `default/kubernetes`; a node reads it with the kubelet's own client certificate and keeps it on disk, so
+that it finds its way even after every control plane of its configuration was replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DEFAULT_STATE_DIR = Path("/var/lib/apiha")
 LEARNED = "control-planes.json"
 # The slices of a Service carry its name in this label (KEP-752); those of `kubernetes` are written by the API servers.
 SLICES_PATH = (
-    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    "?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
 )
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
@@ -47,13 +48,19 @@ def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, 
             if response.status_code != 200:
                 raise NotLearned(
                     f"{endpoint} answered HTTP {response.status_code} for the EndpointSlices of default/kubernetes"
-                    + ("; `apiha manifests` has the Role that lets nodes read them" if response.status_code == 403 else "")
+                    + (
+                        "; `apiha manifests` has the Role that lets nodes read them"
+                        if response.status_code == 403
+                        else ""
+                    )
                 )
         return parse_slices(json.loads(data))
     except NotLearned:
         raise
     except Exception as error:  # a stranger's bytes and the network alike
-        raise NotLearned(f"{endpoint}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+        raise NotLearned(
+            f"{endpoint}: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        ) from None
 
 
 def parse_slices(document: Any) -> tuple[Endpoint, ...]:
@@ -64,10 +71,14 @@ def parse_slices(document: Any) -> tuple[Endpoint, ...]:
     found: set[Endpoint] = set()
     try:
         for item in document["items"]:
-            ports = [port["port"] for port in item.get("ports") or [] if port.get("name") in ("https", "", None)]
+            ports = [
+                port["port"] for port in item.get("ports") or [] if port.get("name") in ("https", "", None)
+            ]
             for entry in item.get("endpoints") or []:
                 if (entry.get("conditions") or {}).get("ready") is not False:
-                    found |= {Endpoint(parse_ip(a), parse_port(p)) for a in entry["addresses"] for p in ports[:1]}
+                    found |= {
+                        Endpoint(parse_ip(a), parse_port(p)) for a in entry["addresses"] for p in ports[:1]
+                    }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotLearned(f"not a list of EndpointSlices ({error})") from None
     if not found:
@@ -80,7 +91,11 @@ def load_learned(state_dir: Path) -> tuple[Endpoint, ...]:
     try:
         with open(state_dir / LEARNED, "rb") as file:
             document = json.loads(file.read(_LARGEST_ANSWER))
-        return tuple(sorted({Endpoint(parse_ip(e["address"]), parse_port(e["port"])) for e in document["control_planes"]}))
+        return tuple(
+            sorted(
+                {Endpoint(parse_ip(e["address"]), parse_port(e["port"])) for e in document["control_planes"]}
+            )
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return ()  # it is a cache: the configuration stands in for it, and the next pass writes it anew
 

@@ -1,7 +1,7 @@
 """Settings: what a node is told. Flags beat the environment, the environment beats the file.
 
-Every setting is declared once, in `SETTINGS`; the file, the environment (`APIHA_<KEY>`), the flags
-(`--<key>`), the commented template that `apiha install` writes and the reference in docs/configuration.md follow from it.
+Every setting is declared once, in `SETTINGS`; the file, the environment (`APIHA_<KEY>`), the flags (`--<key>`), the
+commented template that `apiha install` writes and the reference in docs/configuration.md follow from it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,14 @@ class Setting:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+    }
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
@@ -91,9 +98,13 @@ def _hostname(value: object) -> str:
     text = _text(value).strip().lower()
     labels = text.split(".")
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
-        raise ValueError(f"{value!r} is not a host name (RFC 1123); expected for example apiserver.cluster.local")
+        raise ValueError(
+            f"{value!r} is not a host name (RFC 1123); expected for example apiserver.cluster.local"
+        )
     if text in ("localhost", "localhost.localdomain"):
-        raise ValueError(f"{value!r} belongs to the loopback address; expected a name of the API server's own")
+        raise ValueError(
+            f"{value!r} belongs to the loopback address; expected a name of the API server's own"
+        )
     return text
 
 
@@ -114,7 +125,16 @@ def _yaml_bool(value: object) -> bool:
 
 
 def _text_bool(text: str) -> bool:
-    known = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    known = {
+        "true": True,
+        "yes": True,
+        "1": True,
+        "on": True,
+        "false": False,
+        "no": False,
+        "0": False,
+        "off": False,
+    }
     try:
         return known[text.strip().lower()]
     except KeyError:
@@ -123,7 +143,9 @@ def _text_bool(text: str) -> bool:
 
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"expected a duration such as 500ms, 15s or plain seconds, got {_kind(value)} ({value!r})")
+        raise ValueError(
+            f"expected a duration such as 500ms, 15s or plain seconds, got {_kind(value)} ({value!r})"
+        )
     seconds = parse_duration(value if isinstance(value, str) else repr(value))
     if not 0.01 <= seconds <= 300:
         raise ValueError(f"{value!r} is out of range; expected 10ms to 5m")
@@ -244,7 +266,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "on_conflict",
         "refuse|adopt",
-        "What to do about a line outside the block that names the same host: stop, or comment it out until `apiha unpin`.",
+        "A line outside the block names the host too: stop (refuse), or comment it out until `apiha unpin` (adopt).",
         "refuse",
         _choice("refuse", "adopt"),
         _choice("refuse", "adopt"),
@@ -263,7 +285,11 @@ assert [f.name for f in fields(Config)] == [s.key for s in SETTINGS]
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str | None], *, path_required: bool = True
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | None],
+    *,
+    path_required: bool = True,
 ) -> Config:
     """The configuration from the file at `path`, the variables in `environ` and the `flags` (key to text).
 
@@ -276,11 +302,19 @@ def load(
         for key, (value, where) in _read_file(path, required=path_required).items():
             values[key], sources[key] = _convert(_BY_KEY[key].from_yaml, value, where, key), where
     for setting in SETTINGS:
-        for text, where in ((environ.get(setting.variable), setting.variable), (flags.get(setting.key), setting.flag)):
+        for text, where in (
+            (environ.get(setting.variable), setting.variable),
+            (flags.get(setting.key), setting.flag),
+        ):
             if text is not None:
                 if not text.strip():
-                    raise ConfigError(f"{where}: {setting.key}: is empty; expected {setting.metavar}, or leave it unset")
-                values[setting.key], sources[setting.key] = _convert(setting.from_text, text, where, setting.key), where
+                    raise ConfigError(
+                        f"{where}: {setting.key}: is empty; expected {setting.metavar}, or leave it unset"
+                    )
+                values[setting.key], sources[setting.key] = (
+                    _convert(setting.from_text, text, where, setting.key),
+                    where,
+                )
     return _checked(values, sources)
 
 
@@ -330,7 +364,9 @@ def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
         where = sources["control_plane"]
         for index, endpoint in enumerate(endpoints):
             if endpoint in endpoints[:index]:
-                raise ConfigError(f"{where}: control_plane: {endpoint} is listed twice; expected each address once")
+                raise ConfigError(
+                    f"{where}: control_plane: {endpoint} is listed twice; expected each address once"
+                )
         values["control_plane"] = endpoints
         if values.get("vip") in [e.address for e in endpoints]:
             raise ConfigError(
@@ -338,7 +374,9 @@ def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
                 "expected an address that balances over the control planes"
             )
     if "client_key" in values and "client_cert" not in values:
-        raise ConfigError(f"{sources['client_key']}: client_key: set without client_cert; expected both or client_cert alone")
+        raise ConfigError(
+            f"{sources['client_key']}: client_key: set without client_cert; expected both or client_cert alone"
+        )
     return Config(**values)
 
 

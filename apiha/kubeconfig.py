@@ -59,7 +59,9 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
 
 def _named(document: dict[str, Any], section: str, name: object, field: str) -> dict[str, Any]:
     """The entry called `name` of a section; the only one where no name is given; {} if there is none."""
-    entries = [e for e in document.get(section) or [] if isinstance(e, dict) and isinstance(e.get(field), dict)]
+    entries = [
+        e for e in document.get(section) or [] if isinstance(e, dict) and isinstance(e.get(field), dict)
+    ]
     for entry in entries:
         if entry.get("name") == name or (name in (None, "") and len(entries) == 1):
             found: dict[str, Any] = entry[field]
@@ -78,14 +80,18 @@ def _inline_or_file(path: Path, entry: dict[str, Any], key: str) -> str | None:
     return read_text(path.parent / str(name), key) if name else None
 
 
-def load_ca(config: Config, *, kubelet: Path = KUBELET_KUBECONFIG, kubeadm: Path = KUBEADM_CA) -> CertificateAuthority:
+def load_ca(
+    config: Config, *, kubelet: Path = KUBELET_KUBECONFIG, kubeadm: Path = KUBEADM_CA
+) -> CertificateAuthority:
     """The CA that a control plane must prove itself with: `ca_file`, else the kubelet's, else kubeadm's.
 
     A kubelet.conf that is there but unusable does not keep the node from booting if kubeadm's file can serve.
     Raises ConfigError naming all places that were tried.
     """
     if config.ca_file is not None:
-        return CertificateAuthority(read_text(config.ca_file, "the CA certificate (ca_file)"), str(config.ca_file))
+        return CertificateAuthority(
+            read_text(config.ca_file, "the CA certificate (ca_file)"), str(config.ca_file)
+        )
     tried: list[str] = []
     try:
         if ca := read_kubeconfig(kubelet).ca:
@@ -97,4 +103,6 @@ def load_ca(config: Config, *, kubelet: Path = KUBELET_KUBECONFIG, kubeadm: Path
         return CertificateAuthority(read_text(kubeadm, "the CA certificate"), str(kubeadm))
     except ConfigError as error:
         tried.append(str(error))
-    raise ConfigError(f"ca_file: not set, and no CA found ({'; '.join(tried)}); expected ca_file: /path/to/ca.crt")
+    raise ConfigError(
+        f"ca_file: not set, and no CA found ({'; '.join(tried)}); expected ca_file: /path/to/ca.crt"
+    )

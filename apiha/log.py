@@ -59,7 +59,7 @@ class Reporter:
             self._event("debug", message, fields)
 
     def status(self, what: str, elapsed: float, remaining: float | None) -> None:
-        """Show on a terminal what is being tried, for how long already, and how long still (seconds; None: no limit)."""
+        """Show on a terminal what is tried, for how long already, and how long still (seconds; None: no limit)."""
         if not self._terminal:
             return
         left = "no time limit" if remaining is None else f"{format_duration(max(0.0, remaining))} left"

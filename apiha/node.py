@@ -80,7 +80,9 @@ class _Tree:
         except FileNotFoundError:
             return cls(root)
         except (ValueError, KeyError, TypeError) as error:
-            raise ApihaError(f"{root / RECORD}: damaged record of the installation ({error}); remove it to start anew") from None
+            raise ApihaError(
+                f"{root / RECORD}: damaged record of the installation ({error}); remove it to start anew"
+            ) from None
 
     def save(self) -> None:
         self.make_folder(STATE)
@@ -136,7 +138,7 @@ def install(
     now: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Put the units, a commented configuration and, if asked, the kubelet drop-in on the machine or the image at `root`.
+    """Put the units, a commented configuration and, if asked, the kubelet drop-in on the machine or image at `root`.
 
     `settings` (key to text, already checked) are written into a new configuration. On a running machine the units
     are enabled by systemctl, and started if `now`; in an image by their links. Raises NotPermitted or ApihaError.
@@ -150,7 +152,9 @@ def install(
         if config.exists() or config.is_symlink():
             report.info(f"kept {config}: it was there already")
             if settings:
-                report.warning(f"{config} was not changed: {', '.join(settings)} given here are not in it by this")
+                report.warning(
+                    f"{config} was not changed: {', '.join(settings)} given here are not in it by this"
+                )
         else:
             tree.write(CONFIG, template(settings).encode(), 0o644)
             report.info(f"wrote {config}" + ("" if settings else ": fill in control_plane and vip"))
@@ -196,7 +200,9 @@ def _install_program(tree: _Tree, *, in_image: bool) -> str:
     return str(program)
 
 
-def uninstall(report: Reporter, *, root: Path | None = None, hosts_file: Path, keep_block: bool = False) -> None:
+def uninstall(
+    report: Reporter, *, root: Path | None = None, hosts_file: Path, keep_block: bool = False
+) -> None:
     """Leave the machine as it was before `install` and the first pin. What was edited since is kept, and named.
 
     Raises NotPermitted or ApihaError.
@@ -214,13 +220,17 @@ def uninstall(report: Reporter, *, root: Path | None = None, hosts_file: Path, k
         if not keep_block and hosts_file.exists():
             change = HostsFile(hosts_file, state_dir=base / STATE).unpin()
             if change.written:
-                report.info(f"removed the block from {hosts_file}; clients on this node that name the host need another way")
+                report.info(
+                    f"removed the block from {hosts_file}; clients on this node that name the host need another way"
+                )
         for path in list(tree.files):
             place = base / path.lstrip("/")
             if tree.unchanged(path):
                 place.unlink()
             elif place.exists() or place.is_symlink():
-                report.warning(f"kept {place}: it was changed since it was installed; remove it if you no longer need it")
+                report.warning(
+                    f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
+                )
         if tree.at(STATE).is_dir():
             shutil.rmtree(tree.at(STATE))  # what was learned is of no use to anybody else
         for folder in reversed(tree.folders):
@@ -240,9 +250,11 @@ def _systemctl(*arguments: str, check: bool = True) -> None:
     if not SYSTEMD_RUNS.is_dir():
         command = [word for word in command if word != "--now"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     except FileNotFoundError:
-        raise ApihaError("systemctl not found: this machine has no systemd; `--root /` installs the files alone") from None
+        raise ApihaError(
+            "systemctl not found: this machine has no systemd; `--root /` installs the files alone"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ApihaError(f"`{' '.join(command)}` did not return within 90 s") from None
     if check and done.returncode != 0:

@@ -114,7 +114,9 @@ def make_ssl_context(
             # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
             context.load_cert_chain(client_cert, client_key, password=lambda: "")
         except OSError as error:  # ssl.SSLError is one
-            raise ValueError(f"client certificate {client_cert} does not load ({_ssl_words(error)})") from None
+            raise ValueError(
+                f"client certificate {client_cert} does not load ({_ssl_words(error)})"
+            ) from None
     return context
 
 
@@ -151,7 +153,9 @@ class Prober:
             )
         except ValueError as error:
             message = str(error)
-            raise ConfigError(f"client_cert: {message}" if "client cert" in message else f"{source}: {message}") from None
+            raise ConfigError(
+                f"client_cert: {message}" if "client cert" in message else f"{source}: {message}"
+            ) from None
         return cls(config.host, context, config.probe_timeout)
 
     def _http(self) -> httpx.Client:
@@ -176,7 +180,9 @@ class Prober:
         try:
             with self.request(endpoint, READYZ) as response:
                 result = _read_answer(endpoint, response, time.monotonic() - start)
-        except Exception as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
+        except (
+            Exception
+        ) as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
             result = _explain(endpoint, error, self.host)
         return replace(result, latency=result.latency or time.monotonic() - start)
 
@@ -267,7 +273,10 @@ def _judge(status: int) -> tuple[Health, str]:
     if status == 200:
         return Health.READY, "ready"
     if status in (401, 403):
-        return Health.ALIVE, f"HTTP {status}: alive, readiness hidden (anonymous access is off; client_cert would show it)"
+        return (
+            Health.ALIVE,
+            f"HTTP {status}: alive, readiness hidden (anonymous access is off; client_cert would show it)",
+        )
     return Health.NOT_READY, f"HTTP {status}"
 
 
@@ -312,7 +321,9 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _untrusted(endpoint, cause, host)
         if isinstance(cause, TimeoutError):  # socket.timeout is the same class since Python 3.10
-            return ProbeResult(endpoint, Health.TIMEOUT, detail="no answer in time (packets dropped, or a server that hangs)")
+            return ProbeResult(
+                endpoint, Health.TIMEOUT, detail="no answer in time (packets dropped, or a server that hangs)"
+            )
         if isinstance(cause, ssl.SSLError):
             return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {_ssl_words(cause)}")
         if isinstance(cause, ConnectionRefusedError):
@@ -320,7 +331,9 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
         if isinstance(cause, (ConnectionError, EOFError)):
             return ProbeResult(endpoint, Health.BROKEN, detail="the connection was cut before an answer")
         if isinstance(cause, OSError) and cause.errno is not None:
-            return ProbeResult(endpoint, Health.UNREACHABLE, detail=f"cannot connect: {os.strerror(cause.errno).lower()}")
+            return ProbeResult(
+                endpoint, Health.UNREACHABLE, detail=f"cannot connect: {os.strerror(cause.errno).lower()}"
+            )
     words = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
     return ProbeResult(endpoint, Health.BROKEN, detail=f"no HTTP answer: {words or type(error).__name__}")
 
@@ -348,7 +361,8 @@ def probe_all(probe: Callable[[Endpoint], ProbeResult], endpoints: Sequence[Endp
     """All addresses at once, each in a thread of its own; results in the order of `endpoints`."""
     results: dict[Endpoint, ProbeResult] = {}
     threads = [
-        threading.Thread(target=lambda e=endpoint: results.__setitem__(e, probe(e)), daemon=True) for endpoint in endpoints
+        threading.Thread(target=lambda e=endpoint: results.__setitem__(e, probe(e)), daemon=True)
+        for endpoint in endpoints
     ]
     for thread in threads:
         thread.start()

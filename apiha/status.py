@@ -6,7 +6,7 @@ import glob
 import ssl
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,15 @@ from apiha.kubeconfig import load_ca
 from apiha.node import UNITS
 from apiha.probe import Prober, ProbeResult, probe_all
 
-EXPIRY_WARNING = timedelta(days=30)  # kubeadm renews at upgrades, once a year: a month is time enough to plan one
+EXPIRY_WARNING = timedelta(
+    days=30
+)  # kubeadm renews at upgrades, once a year: a month is time enough to plan one
 SKEW_WARNING = timedelta(seconds=60)  # leases (40 s grace by default) and logs go wrong from about there
-CLOUD_CONFIGS = ("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg", "/var/lib/cloud/instance/cloud-config.txt")
+CLOUD_CONFIGS = (
+    "/etc/cloud/cloud.cfg",
+    "/etc/cloud/cloud.cfg.d/*.cfg",
+    "/var/lib/cloud/instance/cloud-config.txt",
+)
 # `true` and `template` make cloud-init write the whole file anew at each boot; `localhost` only touches 127.0.1.1:
 # https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
 _REWRITES = (True, "true", "True", "template")
@@ -107,18 +113,10 @@ def observe(config: Config, state_dir: Path) -> list[Answer]:
     dates = {r.endpoint: r for r in probe_all(timeless.probe, disputed)}
     answers = []
     for index, result in enumerate(results):
-        seen = dates.get(result.endpoint)
-        if seen is not None:
-            result = ProbeResult(
-                result.endpoint,
-                result.health,
-                latency=result.latency,
-                certificate_expires=seen.certificate_expires,
-                detail=result.detail,
-                server_time=seen.server_time,
-                clock_problem=True,
-            )
-        answers.append(Answer("control-plane" if index < len(control_planes) else "vip", result))
+        role: Literal["control-plane", "vip"] = "control-plane" if index < len(control_planes) else "vip"
+        seen = dates.get(result.endpoint, result)
+        told = replace(result, certificate_expires=seen.certificate_expires, server_time=seen.server_time)
+        answers.append(Answer(role, told))
     return answers
 
 
@@ -137,7 +135,9 @@ def gather(
     try:
         answers = observe(config, state_dir)
     except ConfigError as error:
-        problems.append(Problem("error", "configuration", str(error), "mend the configuration; nothing could be probed"))
+        problems.append(
+            Problem("error", "configuration", str(error), "mend the configuration; nothing could be probed")
+        )
     known = {answer.result.endpoint.address for answer in answers if answer.role == "control-plane"}
     known |= {endpoint.address for endpoint in config.control_plane}
     block, block_problems = _look_at_hosts(config, hosts_file, state_dir, known)
@@ -196,11 +196,16 @@ def _look_at_hosts(
     if not block.present:
         problems.append(
             Problem(
-                "error", "no-block", f"{hosts_file} has no block of apiha: {config.host} resolves to nothing", "run `apiha pin-host`"
+                "error",
+                "no-block",
+                f"{hosts_file} has no block of apiha: {config.host} resolves to nothing",
+                "run `apiha pin-host`",
             )
         )
     elif block.damage or stranger:
-        what = "; ".join([*block.damage, *(f"{address} is neither the VIP nor a control plane" for address in stranger)])
+        what = "; ".join(
+            [*block.damage, *(f"{address} is neither the VIP nor a control plane" for address in stranger)]
+        )
         problems.append(
             Problem(
                 "error",
@@ -282,22 +287,24 @@ def _answer_problems(
 
 def _time_problems(result: ProbeResult, now: datetime) -> list[Problem]:
     problems: list[Problem] = []
-    skew = now - result.server_time if result.server_time else timedelta(0)
-    if result.clock_problem or abs(skew) > SKEW_WARNING:
-        server = f", {result.endpoint} says {_stamp(result.server_time)}" if result.server_time else ""
-        effect = f"; for this clock {result.detail.replace(', by this machine', ', by this machine')}" if result.clock_problem else ""
+    skewed = result.server_time is not None and abs(now - result.server_time) > SKEW_WARNING
+    if skewed:
+        effect = f"; {result.detail}" if result.clock_problem else ""
         problems.append(
             Problem(
-                "error" if result.clock_problem and abs(skew) > SKEW_WARNING else "warning",
+                "error" if result.clock_problem else "warning",
                 "clock-skew",
-                f"this machine's clock says {_stamp(now)}{server}{effect}",
-                "set the clock (chrony, systemd-timesyncd); with a right clock, renew that certificate",
+                f"this machine's clock says {_stamp(now)}, {result.endpoint} says {_stamp(result.server_time)}{effect}",
+                "set the clock (chrony, systemd-timesyncd)",
             )
-            if abs(skew) > SKEW_WARNING
-            else Problem(
+        )
+    elif result.clock_problem:
+        problems.append(
+            Problem(
                 "error",
                 "certificate-validity",
-                f"{result.endpoint}: {result.detail}; {_expiry_words(result.certificate_expires, now)}, the clocks agree",
+                f"{result.endpoint}: {result.detail}, and the clocks agree; "
+                f"it {_expiry_words(result.certificate_expires, now)}",
                 "renew that control plane's serving certificate (`kubeadm certs renew apiserver`)",
             )
         )
@@ -317,7 +324,11 @@ def _expiry_words(expires: datetime | None, now: datetime) -> str:
     if expires is None:
         return "its dates are unknown"
     days = abs((expires - now).days)
-    return f"expires on {_stamp(expires)}, in {days} days" if expires > now else f"expired on {_stamp(expires)}, {days} days ago"
+    return (
+        f"expires on {_stamp(expires)}, in {days} days"
+        if expires > now
+        else f"expired on {_stamp(expires)}, {days} days ago"
+    )
 
 
 def _stamp(moment: datetime | None) -> str:
@@ -331,7 +342,9 @@ def _ca_problems(config: Config, now: datetime) -> list[Problem]:
     try:
         authority = load_ca(config)
     except ConfigError as error:
-        return [Problem("error", "ca-missing", str(error), "copy the cluster's CA to this node and set ca_file")]
+        return [
+            Problem("error", "ca-missing", str(error), "copy the cluster's CA to this node and set ca_file")
+        ]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=authority.pem)
@@ -377,7 +390,9 @@ def _unit_problems(units: Sequence[UnitState]) -> list[Problem]:
             advice = f"`journalctl -u {unit.name} -b` says why; `systemctl restart {unit.name}` tries again"
             problems.append(Problem("error", "unit-failed", f"{unit.name} failed", advice))
         elif unit.load == "not-found":
-            problems.append(Problem("warning", "unit-missing", f"{unit.name} is not installed", "run `apiha install`"))
+            problems.append(
+                Problem("warning", "unit-missing", f"{unit.name} is not installed", "run `apiha install`")
+            )
         elif unit.enabled == "disabled":
             advice = f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by itself"
             problems.append(Problem("error", "unit-disabled", f"{unit.name} is not enabled", advice))
@@ -393,7 +408,7 @@ def _system_problems(root: Path) -> list[Problem]:
                 "warning",
                 "cloud-init",
                 f"{name}:{number}: manage_etc_hosts is on: cloud-init writes the hosts file anew at each boot",
-                "set manage_etc_hosts: false; apiha puts its block back at each boot, but own and adopted lines are lost",
+                "set manage_etc_hosts: false; apiha puts its block back at each boot, but your own lines are lost",
             )
         )
     try:
@@ -414,7 +429,7 @@ def _system_problems(root: Path) -> list[Problem]:
 
 
 def _cloud_init_rewrites(root: Path) -> list[tuple[str, int]]:
-    """Files (seen from the node) and lines that turn cloud-init's rewriting on; the last word wins, as in cloud-init."""
+    """Files and lines that turn cloud-init's rewriting on; the last word wins, as in cloud-init."""
     import yaml
 
     if (root / "etc/cloud/cloud-init.disabled").exists():
@@ -437,7 +452,10 @@ def _cloud_init_rewrites(root: Path) -> list[tuple[str, int]]:
 
 def _columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def probe_table(answers: Sequence[Answer]) -> str:
@@ -496,10 +514,12 @@ def status_json(status: Status) -> dict[str, Any]:
         },
         "answers": probe_json(status.answers),
         "units": [
-            {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled} for u in status.units
+            {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled}
+            for u in status.units
         ],
         "problems": [
-            {"severity": p.severity, "code": p.code, "message": p.message, "advice": p.advice} for p in status.problems
+            {"severity": p.severity, "code": p.code, "message": p.message, "advice": p.advice}
+            for p in status.problems
         ],
         "exit_code": status.exit_code,
     }

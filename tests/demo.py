@@ -1,8 +1,8 @@
 """`make demo`: three control planes and a late VIP on loopback, and the real `apiha bootstrap` against them.
 
 No root: the control planes are real HTTPS servers on 127.0.0.x, with a CA made on the spot, and the hosts file is a
-scratch copy. One control plane is dead from the start, the pinned one dies during the wait, and the VIP starts to answer
-only after that, as on a node where kubelet has yet to start kube-proxy.
+scratch copy. One control plane is dead from the start, the pinned one dies during the wait, and the VIP starts to
+answer only after that, as on a node where kubelet has yet to start kube-proxy.
 """
 
 from __future__ import annotations
@@ -93,13 +93,22 @@ def run(folder: Path, hosts: Path, planes: list[ControlPlane], vip: TcpForwarder
     """The story, step by step."""
     settings = [
         *("--host", HOST, "--port", str(vip.port), "--control-plane", ",".join(ADDRESSES), "--vip", VIP),
-        *("--ca-file", str(folder / "ca.crt"), "--hosts-file", str(hosts), "--state-dir", str(folder / "state")),
+        *(
+            "--ca-file",
+            str(folder / "ca.crt"),
+            "--hosts-file",
+            str(hosts),
+            "--state-dir",
+            str(folder / "state"),
+        ),
         *("--config", str(folder / "config.yaml")),
     ]
     (folder / "config.yaml").write_text("")
     apiha = [sys.executable, "-m", "apiha", *settings]
 
-    say(f"Three control planes: {', '.join(ADDRESSES)}, port {vip.port}. The VIP {VIP} is silent. The hosts file:")
+    say(
+        f"Three control planes: {', '.join(ADDRESSES)}, port {vip.port}. The VIP {VIP} is silent. The hosts file:"
+    )
     show(hosts)
     planes[0].stop()
     say(f"{ADDRESSES[0]} is dead from the start. What the node sees (`apiha probe`):")
@@ -142,7 +151,9 @@ def run(folder: Path, hosts: Path, planes: list[ControlPlane], vip: TcpForwarder
         process.wait()
     if first_address(hosts) != VIP:
         fail(f"expected the VIP first in the block, found {first_address(hosts)}")
-    say("Three answers in a row: the name points at the VIP, the control planes stay as fallbacks. The hosts file:")
+    say(
+        "Three answers in a row: the name points at the VIP, the control planes stay as fallbacks. The hosts file:"
+    )
     show(hosts)
 
     subprocess.run([*apiha, "unpin"], capture_output=True, timeout=STEP_LIMIT, check=True)

@@ -43,7 +43,9 @@ def build(target: Path) -> None:
             ":all:",
             "--no-compile",
         ]
-        subprocess.run([*command, "--constraint", str(constraints), str(wheel)], check=True)
+        # pip reads the markers of dependencies for the running Python: what only older ones need is named here.
+        needed = [str(wheel), "exceptiongroup", "typing-extensions"]
+        subprocess.run([*command, "--constraint", str(constraints), *needed], check=True)
         _prune(tree)
         for source in tree.rglob("*.py"):
             py_compile.compile(
@@ -56,10 +58,11 @@ def build(target: Path) -> None:
         (tree / "__main__.py").write_text("from apiha.cli import main\n\nmain()\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         zipapp.create_archive(tree, target, interpreter="/usr/bin/env python3", compressed=True)
+        target.chmod(0o755)
 
 
 def _prune(tree: Path) -> None:
-    """Take out what no node needs: compiled accelerators (one platform's only), scripts, the certificates of the web."""
+    """Take out what no node needs: compiled accelerators (of one platform only) and scripts."""
     for library in [*tree.rglob("*.so"), *tree.rglob("*.pyi")]:
         library.unlink()
     shutil.rmtree(tree / "bin", ignore_errors=True)
