@@ -1,10 +1,10 @@
-"""The managed block in the hosts file: what its bytes should be (pure), and how they get there (`HostsFile`).
+r"""The managed block in the hosts file: what its bytes should be (pure), how they get there (`HostsFile`).
 
 Only lines between apiha's markers belong to apiha; every other byte, valid or not, stays. Two readers decide
 what a foreign line means, and both are followed here:
 
 - glibc, nss/nss_files/files-hosts.c and files-parse.c: `#` ends a line anywhere, fields are split at
-  isspace(3) (space, \\t, \\n, \\v, \\f, \\r), the first must be an address for inet_pton(3), names compare
+  isspace(3) (space, \t, \n, \v, \f, \r), the first must be an address for inet_pton(3), names compare
   with strcasecmp(3).
 - Go, src/net/hosts.go: the same, but IPv6 addresses may carry a zone id, and `name.` is the same as `name`.
 
@@ -183,7 +183,8 @@ def render(host: str, addresses: Sequence[str], carried: Sequence[bytes] = ()) -
     for address in dict.fromkeys(addresses):
         line = f"{address}\t{host}"
         entry = HostsEntry.str_to_hostentry(line)
-        if not entry or (entry.address, entry.names, entry.comment) != (address, [host.lower()], None):
+        read = entry and (entry.address, [name.lower() for name in entry.names], entry.comment)
+        if read != (address, [host.lower()], None):
             raise HostsFileError(
                 f"{_show(line)!r} is not a valid line for a hosts file: expected one IPv4 or IPv6 address "
                 "(no zone id) and one host name"
