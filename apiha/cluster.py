@@ -29,6 +29,7 @@ SLICES_PATH = (
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
     "?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
 )
+ENDPOINTS_PATH = "/api/v1/namespaces/default/endpoints/kubernetes"
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
 
@@ -37,27 +38,40 @@ class NotLearned(ApihaError):
 
 
 def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, ...]:
-    """The control planes that the API server at `endpoint` knows, sorted; raises NotLearned."""
+    """The control planes that the API server at `endpoint` knows, sorted; raises NotLearned.
+
+    Reads the EndpointSlices, and where the node may not (its right comes with `apiha manifests`) the deprecated
+    Endpoints, which every kubelet may read: rule `endpoints` of NodeRules, plugin/pkg/auth/authorizer/rbac.
+    """
+    status, data = _get(prober, endpoint, SLICES_PATH)
+    parse = parse_slices
+    if status == 403:
+        parse = parse_endpoints
+        status, data = _get(prober, endpoint, ENDPOINTS_PATH)
+    if status != 200:
+        raise NotLearned(
+            f"{endpoint} answered HTTP {status} for the addresses of the Service default/kubernetes"
+        )
     try:
-        with prober.request(endpoint, SLICES_PATH) as response:
-            data = b""
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise NotLearned(f"{endpoint} answered with something else than JSON ({error})") from None
+    return parse(document)
+
+
+def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
+    """Status and body of one request; raises NotLearned."""
+    data = b""
+    try:
+        with prober.request(endpoint, path) as response:
             for chunk in response.iter_bytes():
                 data += chunk
                 if len(data) > _LARGEST_ANSWER:
                     raise NotLearned(f"{endpoint} answered with more than {_LARGEST_ANSWER} bytes")
-            if response.status_code != 200:
-                raise NotLearned(
-                    f"{endpoint} answered HTTP {response.status_code} for the EndpointSlices of default/kubernetes"
-                    + (
-                        "; `apiha manifests` has the Role that lets nodes read them"
-                        if response.status_code == 403
-                        else ""
-                    )
-                )
-        return parse_slices(json.loads(data))
+            return response.status_code, data
     except NotLearned:
         raise
-    except Exception as error:  # a stranger's bytes and the network alike
+    except Exception as error:  # the network, and whatever a stranger's bytes make a library raise
         raise NotLearned(
             f"{endpoint}: {' '.join(str(error).split())[:200] or type(error).__name__}"
         ) from None
@@ -71,16 +85,34 @@ def parse_slices(document: Any) -> tuple[Endpoint, ...]:
     found: set[Endpoint] = set()
     try:
         for item in document["items"]:
-            ports = [
-                port["port"] for port in item.get("ports") or [] if port.get("name") in ("https", "", None)
-            ]
             for entry in item.get("endpoints") or []:
                 if (entry.get("conditions") or {}).get("ready") is not False:
-                    found |= {
-                        Endpoint(parse_ip(a), parse_port(p)) for a in entry["addresses"] for p in ports[:1]
-                    }
+                    found |= _endpoints(entry["addresses"], item.get("ports"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotLearned(f"not a list of EndpointSlices ({error})") from None
+    return _sorted(found)
+
+
+def parse_endpoints(document: Any) -> tuple[Endpoint, ...]:
+    """The ready endpoints of a v1 Endpoints object, sorted; raises NotLearned if it holds none."""
+    found: set[Endpoint] = set()
+    try:
+        for subset in document.get("subsets") or []:
+            found |= _endpoints([a["ip"] for a in subset.get("addresses") or []], subset.get("ports"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotLearned(f"not an Endpoints object ({error})") from None
+    return _sorted(found)
+
+
+def _endpoints(addresses: Iterable[str], ports: Any) -> set[Endpoint]:
+    """Each address with the port called `https` (the name that API servers write), or the one without a name."""
+    numbers = [port["port"] for port in ports or [] if port.get("name") in ("https", "", None)]
+    return {
+        Endpoint(parse_ip(address), parse_port(number)) for address in addresses for number in numbers[:1]
+    }
+
+
+def _sorted(found: set[Endpoint]) -> tuple[Endpoint, ...]:
     if not found:
         raise NotLearned("the Service default/kubernetes has no ready address")
     return tuple(sorted(found))
