@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -60,17 +61,17 @@ DURATION = Duration()
 class Invocation:
     """The options of the group, and what follows from them."""
 
-    config_path: Path
-    config_required: bool
-    hosts_file: Path
-    state_dir: Path
-    verbose: bool
-    log_format: LogFormat
+    config_path: Path = DEFAULT_PATH
+    config_required: bool = False
+    hosts_file: Path = DEFAULT_HOSTS_FILE
+    state_dir: Path = DEFAULT_STATE_DIR
+    verbose: bool = False
+    log_format: LogFormat = "text"
     flags: dict[str, str | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def report(self) -> Reporter:
-        """Where events go."""
+        """Where events go; one for the whole run, for it knows whether a status line has to be taken away."""
         return Reporter(log_format=self.log_format, verbose=self.verbose)
 
     def config(self) -> Config:
@@ -229,15 +230,14 @@ def cli(
     By hand, as root:   apiha bootstrap
     Something is wrong: apiha status
     """
-    ctx.obj = Invocation(
-        config_path=config_path or DEFAULT_PATH,
-        config_required=config_path is not None,
-        hosts_file=hosts_file,
-        state_dir=state_dir,
-        verbose=verbose,
-        log_format=log_format,
-        flags=dict(_take_settings(settings)),
-    )
+    invocation = ctx.ensure_object(Invocation)
+    invocation.config_path = config_path or DEFAULT_PATH
+    invocation.config_required = config_path is not None
+    invocation.hosts_file = hosts_file
+    invocation.state_dir = state_dir
+    invocation.verbose = verbose
+    invocation.log_format = log_format
+    invocation.flags = dict(_take_settings(settings))
 
 
 @cli.command("probe")
@@ -422,54 +422,54 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
     uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
 
 
+# click 8.1 has no such error: there, help for an empty command line is a success.
+_NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, "NoArgsIsHelpError", click.UsageError)
+
+
 def main() -> NoReturn:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
+    invocation = Invocation(log_format=_log_format(sys.argv[1:], os.environ))
+
+    def fail(message: str, code: int) -> int:
+        invocation.report.error(message, exit_code=code)
+        return code
+
     try:
-        result = cli.main(prog_name="apiha", standalone_mode=False)
+        result = cli.main(prog_name="apiha", standalone_mode=False, obj=invocation)
         code = result if isinstance(result, int) else 0
-        sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = error.exit_code
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        hint = f" (see `{where.command_path} --help`)" if where is not None else ""
-        code = _fail(error.format_message().rstrip(".") + hint, error.exit_code)
+        if isinstance(error, _NO_ARGUMENTS) and len(sys.argv) == 1:
+            error.show()
+            code = error.exit_code
+        else:
+            where = getattr(error, "ctx", None)
+            hint = f" (see `{where.command_path} --help`)" if where is not None else ""
+            code = fail(error.format_message().rstrip(".") + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", EXIT_INTERRUPTED)
+        code = fail("interrupted", EXIT_INTERRUPTED)
     except ApihaError as error:
-        code = _fail(str(error), error.exit_code)
+        code = fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # the reader of our output left; nothing more to say to it
+        # The reader of our output left; nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = EXIT_INTERNAL
     except Exception as error:
         if os.environ.get("APIHA_DEBUG"):
             raise
-        code = _fail(
+        code = fail(
             f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
             EXIT_INTERNAL,
         )
     sys.exit(code)
 
 
-def _fail(message: str, code: int) -> int:
-    Reporter(log_format=_log_format()).error(message, exit_code=code)
-    return code
-
-
-def _log_format() -> LogFormat:
-    """The log format as far as it can be known before or without a successful parse."""
-    context = click.get_current_context(silent=True)
-    chosen = context.obj.log_format if context is not None and isinstance(context.obj, Invocation) else None
-    given = chosen or os.environ.get("APIHA_LOG_FORMAT")
-    arguments = " ".join(sys.argv[1:])
-    return (
-        "json"
-        if given == "json" or "--log-format json" in arguments or "--log-format=json" in arguments
-        else "text"
-    )
+def _log_format(arguments: Sequence[str], environ: Mapping[str, str]) -> LogFormat:
+    """The log format as far as it can be known before the command line is parsed, or if that fails."""
+    given = " ".join(arguments)
+    json_wanted = "--log-format json" in given or "--log-format=json" in given
+    return "json" if json_wanted or environ.get("APIHA_LOG_FORMAT") == "json" else "text"
 
 
 __all__ = ["ConfigError", "cli", "main"]
