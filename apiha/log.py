@@ -5,6 +5,7 @@ Results of commands go to stdout and are not the concern of this module.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -33,7 +34,8 @@ class Reporter:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """`environ` is consulted for `JOURNAL_STREAM` (systemd.exec(5)); the default stream is stderr."""
-        self._stream = sys.stderr if stream is None else stream
+        # A process may be started with stderr closed; then sys.stderr is None, and nobody wants to hear anything.
+        self._stream = (sys.stderr or io.StringIO()) if stream is None else stream
         self._format = log_format
         self._verbose = verbose
         self._clock = clock or SystemClock()
@@ -63,7 +65,10 @@ class Reporter:
         if not self._terminal:
             return
         left = "no time limit" if remaining is None else f"{format_duration(max(0.0, remaining))} left"
-        self._put(f"\r\x1b[K{what} ({format_duration(elapsed)} so far, {left})")
+        times = f" ({format_duration(elapsed)} so far, {left})"
+        # A line that wraps could not be taken away again; the times are what changes, so they stay.
+        room = max(10, self._width() - 1 - len(times))
+        self._put(f"\r\x1b[K{what if len(what) <= room else what[: room - 3] + '...'}{times}")
         self._status_shown = True
 
     def clear_status(self) -> None:
@@ -84,6 +89,12 @@ class Reporter:
             self._put(f"apiha: {'' if level == 'info' else level + ': '}{message}\n")
         else:
             self._put(f"<{PRIORITY[level]}>apiha: {'' if level == 'info' else level + ': '}{message}\n")
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     def _put(self, text: str) -> None:
         try:
