@@ -105,7 +105,8 @@ def test_nothing_depends_on_the_pin() -> None:
     used = {name for unit in UNITS.glob("apiha-*") for name, _ in settings(unit.name)}
     assert not used & strong
     before = {
-        unit.name: [v for name, v in settings(unit.name) if name == "Before"] for unit in UNITS.glob("apiha-*")
+        unit.name: [v for name, v in settings(unit.name) if name == "Before"]
+        for unit in UNITS.glob("apiha-*")
     }
     assert {unit: order for unit, order in before.items() if order} == {
         "apiha-bootstrap.service": ["kubelet.service"]

@@ -148,11 +148,15 @@ def _debootstrap(suite: str, directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the journal. `at`: seconds of the kernel's monotonic clock, inside and out."""
+    """A line of the journal. `at`: seconds of the kernel's monotonic clock, inside and out.
+
+    `invocation` tells the runs of a unit apart.
+    """
 
     at: float
     message: str
     unit: str
+    invocation: str
     identifier: str
     priority: int
 
@@ -274,6 +278,8 @@ class Machine:
 
     def _off(self) -> None:
         self._nspawn = self._init = None
+        with contextlib.suppress(OSError):  # nspawn leaves it where /run is no tmpfs
+            Path("/run/systemd/nspawn/propagate", self.name).rmdir()
         if self._slot is not None:
             self._slot.close()
             self._slot = None
@@ -430,6 +436,7 @@ def _entries(lines: str) -> Iterator[Entry]:
             message=bytes(message).decode(errors="replace") if isinstance(message, list) else message,
             # What pid 1 says about a unit carries UNIT; what the unit itself says carries _SYSTEMD_UNIT.
             unit=fields.get("UNIT") or fields.get("_SYSTEMD_UNIT", ""),
+            invocation=fields.get("INVOCATION_ID") or fields.get("_SYSTEMD_INVOCATION_ID", ""),
             identifier=fields.get("SYSLOG_IDENTIFIER", ""),
             priority=int(fields.get("PRIORITY", 6)),
         )
