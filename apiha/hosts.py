@@ -186,7 +186,7 @@ def render(host: str, addresses: Sequence[str], carried: Sequence[bytes] = ()) -
         read = entry and (entry.address, [name.lower() for name in entry.names], entry.comment)
         if read != (address, [host.lower()], None):
             raise HostsFileError(
-                f"{_show(line)!r} is not a valid line for a hosts file: expected one IPv4 or IPv6 address "
+                f"'{_show(line)}' is not a valid line for a hosts file: expected one IPv4 or IPv6 address "
                 "(no zone id) and one host name"
             )
         lines.append(line.encode("ascii"))
@@ -227,7 +227,7 @@ def splice(
     if foreign and on_conflict == "refuse":
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise HostsConflict(
-            f"{path}:{foreign[0].number}: {foreign[0].text!r} names {host} too{others}: remove that line, "
+            f"{path}:{foreign[0].number}: '{foreign[0].text}' names {host} too{others}: remove that line, "
             "or set on_conflict: adopt to have it commented out until `apiha unpin`"
         )
     pieces = [_adopt(piece.data, key) for piece in text.outside]
@@ -277,10 +277,10 @@ def current(data: bytes, host: str) -> BlockState:
             if line in wanted:
                 wanted.remove(line)
             elif not _is_own(line, key, ()):
-                damage.append(f"line {number}: {_show(line)!r} is not a line that apiha writes for {host}")
+                damage.append(f"line {number}: '{_show(line)}' is not a line that apiha writes for {host}")
     if not addresses:
         damage.append(f"line {text.blocks[0].first_line}: the block gives no address for {host}")
-    damage += [f"the block lacks {_show(line)!r}, carried over from an adopted line" for line in wanted]
+    damage += [f"the block lacks '{_show(line)}', carried over from an adopted line" for line in wanted]
     return BlockState(
         present=True,
         addresses=tuple(addresses),
@@ -420,12 +420,13 @@ def _restore(piece: bytes) -> bytes:
 
 
 def _strangers(text: HostsText, key: bytes | None) -> tuple[HostsLine, ...]:
-    """Lines inside blocks that say something that apiha did not write; blanks and spelling do not count."""
+    """Lines inside blocks that say what apiha would not say there; blanks and spelling do not count."""
     originals = _adopted(piece.data for piece in text.outside)
     found = []
     for block in text.blocks:
-        own = _written_for(block, originals, key)
-        carried = _carried(originals, own)
+        own = _written_for(block, originals) if key is None else key
+        # Names that were carried over for the host that the block was written for came back with their line.
+        carried = _carried(originals, own) + _carried(originals, _block_key(block.lines))
         for number, line in enumerate(block.lines, block.first_line + 1):
             entry = None if b"#" in line else _entry(line)
             ours = bool(own and entry and all(_key(name) == own for name in entry[1]))
@@ -434,10 +435,8 @@ def _strangers(text: HostsText, key: bytes | None) -> tuple[HostsLine, ...]:
     return tuple(found)
 
 
-def _written_for(block: Block, originals: Sequence[bytes], key: bytes | None) -> bytes:
-    """The host that a block was written for: `key` unless its lines say otherwise, b"" if not certain."""
-    if key is not None and any(_is_own(line, key, ()) for line in block.lines):
-        return key
+def _written_for(block: Block, originals: Sequence[bytes]) -> bytes:
+    """The host that a block was written for; b"" if its lines leave a doubt."""
     own = _block_key(block.lines)
     others = [line for line in block.lines if line not in _carried(originals, own)]
     certain = block.terminated and all(_block_key([line]) in (own, b"") for line in others)
@@ -491,7 +490,7 @@ class Change:
                 for line in self.adopted
             ),
             *(
-                f"line {line.number}, written into the block by hand, is dropped: {line.text}"
+                f"line {line.number}, inside the block but not of it, is gone: {line.text}"
                 for line in self.dropped
             ),
         )
