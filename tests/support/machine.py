@@ -183,6 +183,7 @@ class Machine:
             subprocess.run(["cp", "-a", "--reflink=auto", pristine, self.root], check=True)
             self.write("/etc/machine-id", uuid.uuid4().hex + "\n", mode=0o444)
             self.write("/etc/hostname", self.name + "\n")
+            self.write("/etc/resolv.conf", "")  # debootstrap copied this system's: no such servers in there
             self.write("/etc/hosts", f"127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{self.name}\n")
         except BaseException:
             self.close()
