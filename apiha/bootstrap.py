@@ -300,9 +300,11 @@ def reconcile(node: Node) -> tuple[str, ...]:
     """
     if node.config.role == "control-plane":
         return _write_own(node)
+    vip = node.config.vip_endpoint
+    if vip is None and not node.candidates():
+        require_control_plane(node.config)
     prober = node.make_prober(node.config)
     block = _block_addresses(node)
-    vip = node.config.vip_endpoint
     if vip is not None:
         swapped = block[:1] == (vip.address,)
         verdict = vip_answers(lambda: prober.probe(vip), swapped=swapped, pause=node.clock.sleep)
@@ -313,14 +315,14 @@ def reconcile(node: Node) -> tuple[str, ...]:
             learn(node, vip)
             return addresses
         node.report.info(f"the VIP {vip} does not answer ({verdict.health.value}: {verdict.detail})")
-    elif not node.candidates():
-        require_control_plane(node.config)
     return _keep_or_pin(node, prober, block)
 
 
 def _keep_or_pin(node: Node, prober: Prober, block: tuple[str, ...]) -> tuple[str, ...]:
     """Without a VIP: keep the control plane that comes first in the block if it is usable, else race for another."""
     order = node.candidates()
+    if not order:
+        require_control_plane(node.config)
     first = next((e for e in order if block[:1] == (e.address,)), None)
     if first is not None and (result := prober.probe(first)).health.usable:
         addresses = addresses_for_block(first.address, order, fallbacks=node.config.fallbacks)

@@ -163,7 +163,22 @@ Exit codes:
 """
 
 
+class _Interrupted(ApihaError):
+    """^C, taken out of click's hands: it would write an empty line before anybody else can say a word."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted") from None
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EPILOG,
     no_args_is_help=True,
@@ -422,6 +437,89 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
     uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
 
 
+@cli.command("manifests")
+@click.option("--image", required=True, metavar="IMAGE", help="The image of the updater, as nodes pull it.")
+@click.option(
+    "--vip",
+    "vips",
+    multiple=True,
+    metavar="ADDR",
+    help="The clusterIP to ask for: a free address of the Service CIDR. Twice for dual stack, the primary family first.",
+)
+@click.option(
+    "--namespace",
+    default="kube-system",
+    show_default=True,
+    metavar="NAME",
+    help="Where the Service and the updater go.",
+)
+@click.option("--host", metavar="NAME", help="The name that kubeconfigs and the serving certificates carry.")
+@click.option("--port", metavar="PORT", help="The port of the VIP; that of the control planes.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a kustomize base there instead of printing.",
+)
+@click.option("--dry-run", is_flag=True, help="Print nothing; check whether it would work in the cluster.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The cluster for --dry-run.  [default: what kubectl takes]",
+)
+@click.pass_obj
+def manifests_command(
+    invocation: Invocation,
+    image: str,
+    vips: tuple[str, ...],
+    namespace: str,
+    host: str | None,
+    port: str | None,
+    output_dir: Path | None,
+    dry_run: bool,
+    kubeconfig: Path | None,
+) -> int:
+    """Print what runs inside the cluster, ready for `kubectl apply -f -`: the Service, its updater, their rights.
+
+    \b
+    Look first:  apiha manifests --vip 10.96.0.100 --image IMAGE --dry-run
+    Apply:       apiha manifests --vip 10.96.0.100 --image IMAGE | kubectl apply -f -
+    Remove:      apiha manifests --vip 10.96.0.100 --image IMAGE | kubectl delete -f -
+
+    --dry-run asks the cluster through kubectl: is the VIP inside the Service CIDR and free, may you apply this, would
+    the API server take it, does each control plane's certificate carry the host? One line for each check; exit code 0,
+    5 (does not fit the cluster), 6 (not permitted), 3 (no API server answers), 9 (several of these).
+    """
+    from apiha.manifests.render import checked_settings, one_stream, render, write_base
+
+    if dry_run and output_dir is not None:
+        raise click.UsageError("--dry-run writes nothing; give it without --output-dir")
+    if kubeconfig is not None and not dry_run:
+        raise click.UsageError("--kubeconfig is for --dry-run; rendering asks no cluster")
+    given = {"host": host, "port": port}
+    invocation.flags.update({key: text for key, text in given.items() if text is not None})
+    config = invocation.config()
+    wanted = vips or ((config.vip,) if config.vip else ())
+    settings = checked_settings(image, wanted, namespace, config.host, config.port)
+    files = render(settings)
+    if dry_run:
+        from apiha.manifests.check import Kubectl, check, exit_code
+
+        findings = check(settings, one_stream(files), Kubectl(kubeconfig))
+        for finding in findings:
+            click.echo(finding)
+        return exit_code(findings)
+    if output_dir is not None:
+        written = write_base(output_dir, files)
+        invocation.report.info(
+            f"wrote {len(written)} files into {output_dir}: `kubectl apply -k {output_dir}`"
+        )
+        return 0
+    click.echo(one_stream(files), nl=False)
+    return 0
+
+
 # click 8.1 has no such error: there, help for an empty command line is a success.
 _NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, "NoArgsIsHelpError", click.UsageError)
 
@@ -444,25 +542,34 @@ def main() -> NoReturn:
             error.show()
             code = error.exit_code
         else:
-            where = getattr(error, "ctx", None)
-            hint = f" (see `{where.command_path} --help`)" if where is not None else ""
-            code = fail(error.format_message().rstrip(".") + hint, error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        code = fail("interrupted", EXIT_INTERRUPTED)
+            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "apiha"
+            code = fail(f"{error.format_message().rstrip('.')} (see `{where} --help`)", error.exit_code)
     except ApihaError as error:
         code = fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output left; nothing more to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = EXIT_INTERNAL
+    except (click.Abort, KeyboardInterrupt):
+        code = fail("interrupted", EXIT_INTERRUPTED)
     except Exception as error:
-        if os.environ.get("APIHA_DEBUG"):
+        if (reason := _unwritable_output()) is not None:
+            code = fail(f"cannot write the result: {reason}", EXIT_INTERNAL)
+        elif os.environ.get("APIHA_DEBUG"):
             raise
-        code = fail(
-            f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
-            EXIT_INTERNAL,
-        )
+        else:
+            code = fail(
+                f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
+                EXIT_INTERNAL,
+            )
     sys.exit(code)
+
+
+def _unwritable_output() -> str | None:
+    """Why stdout takes no more, if that is so; what is left in its buffer is dropped then."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.strerror
+    return None
 
 
 def _log_format(arguments: Sequence[str], environ: Mapping[str, str]) -> LogFormat:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +21,16 @@ from apiha.errors import ConfigError
 DEFAULT_PATH = Path("/etc/apiha/config.yaml")
 ENV_PREFIX = "APIHA_"
 # Variables of the CLI itself that are no settings of the file.
-ENV_OF_THE_CLI = frozenset({"APIHA_CONFIG", "APIHA_HOSTS_FILE", "APIHA_LOG_FORMAT", "APIHA_VERBOSE"})
+ENV_OF_THE_CLI = frozenset(
+    {
+        "APIHA_CONFIG",
+        "APIHA_HOSTS_FILE",
+        "APIHA_STATE_DIR",
+        "APIHA_LOG_FORMAT",
+        "APIHA_VERBOSE",
+        "APIHA_DEBUG",
+    }
+)
 LARGEST_FILE = 1 << 20  # bytes; a config beyond that is some other file
 
 Role = Literal["worker", "control-plane"]
@@ -88,9 +98,14 @@ def _kind(value: object) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
+def _shown(value: object) -> str:
+    """The value for a message, shortened as it is written: nested YAML aliases can make it longer than memory."""
+    return reprlib.repr(value)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected text, got {_kind(value)} ({value!r}); put it in quotes")
+        raise ValueError(f"expected text, got {_kind(value)} ({_shown(value)}); put it in quotes")
     return value
 
 
@@ -114,13 +129,13 @@ def _ip(value: object) -> str:
 
 def _yaml_port(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected a number from 1 to 65535, got {_kind(value)} ({value!r})")
+        raise ValueError(f"expected a number from 1 to 65535, got {_kind(value)} ({_shown(value)})")
     return parse_port(value)
 
 
 def _yaml_bool(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {_kind(value)} ({value!r})")
+        raise ValueError(f"expected true or false, got {_kind(value)} ({_shown(value)})")
     return value
 
 
@@ -144,7 +159,7 @@ def _text_bool(text: str) -> bool:
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(
-            f"expected a duration such as 500ms, 15s or plain seconds, got {_kind(value)} ({value!r})"
+            f"expected a duration such as 500ms, 15s or plain seconds, got {_kind(value)} ({_shown(value)})"
         )
     seconds = parse_duration(value if isinstance(value, str) else repr(value))
     if not 0.01 <= seconds <= 300:
@@ -162,7 +177,7 @@ def _path(value: object) -> Path:
 def _choice(*names: str) -> Callable[[object], str]:
     def pick(value: object) -> str:
         if value not in names:
-            raise ValueError(f"expected {' or '.join(names)}, got {value!r}")
+            raise ValueError(f"expected {' or '.join(names)}, got {_shown(value)}")
         return str(value)
 
     return pick
@@ -171,7 +186,7 @@ def _choice(*names: str) -> Callable[[object], str]:
 def _endpoints(value: object) -> tuple[Endpoint, ...]:
     """Endpoints whose port is 0 where none was written; `load` puts in the configured one."""
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of addresses, got {_kind(value)} ({value!r})")
+        raise ValueError(f"expected a list of addresses, got {_kind(value)} ({_shown(value)})")
     if not value:
         raise ValueError("the list is empty; expected the addresses of the control planes")
     return tuple(Endpoint.parse(_text(item), 0) for item in value)
@@ -407,7 +422,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        if root is None:
+        if root is None or root.tag == "tag:yaml.org,2002:null":
             return {}
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{path}: expected a mapping of keys to values, such as `vip: 10.96.0.100`")
@@ -416,7 +431,8 @@ def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
             where = f"{path}:{key_node.start_mark.line + 1}"
             key = key_node.value
             if not isinstance(key, str) or key not in _BY_KEY:
-                raise ConfigError(f"{where}: {_one_line(repr(key))}: unknown key{_suggestion(key)}")
+                shown = _one_line(repr(key)) if isinstance(key, str) else "a list or mapping"
+                raise ConfigError(f"{where}: {shown}: unknown key{_suggestion(key)}")
             if key in found:
                 raise ConfigError(f"{where}: {key}: given twice (first at {found[key][1]}); expected it once")
             found[key] = (loader.construct_object(value_node, deep=True), where)
@@ -426,8 +442,9 @@ def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{path}{place}: not valid YAML: {_one_line(problem)}") from None
-    except (RecursionError, ValueError, OverflowError, TypeError, AttributeError) as error:
-        # PyYAML lets these through for values that look like dates or numbers and are none, and for deep nesting.
+    except (RecursionError, ValueError, OverflowError, TypeError, AttributeError, LookupError) as error:
+        # PyYAML lets these through for values tagged or shaped as what they are not (dates, numbers, `!!bool x`),
+        # and for deep nesting.
         raise ConfigError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
 
 

@@ -68,8 +68,8 @@ class Reporter:
         times = f" ({format_duration(elapsed)} so far, {left})"
         # A line that wraps could not be taken away again; the times are what changes, so they stay.
         room = max(10, self._width() - 1 - len(times))
+        self._status_shown = True  # first: a ^C may come right after the text
         self._put(f"\r\x1b[K{what if len(what) <= room else what[: room - 3] + '...'}{times}")
-        self._status_shown = True
 
     def clear_status(self) -> None:
         """Take the status line away, if one is shown."""

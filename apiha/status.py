@@ -14,7 +14,7 @@ from typing import Any, Literal
 from apiha import __version__
 from apiha.bootstrap import LOOPBACK
 from apiha.cluster import load_learned
-from apiha.config import Config, read_text
+from apiha.config import Config, read_text, require_control_plane
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
 from apiha.errors import EXIT_NO_CONTROL_PLANE, EXIT_OK, EXIT_PROBLEMS, ApihaError, ConfigError
@@ -98,15 +98,13 @@ def observe(config: Config, state_dir: Path) -> list[Answer]:
     A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
     dates and the server's time can be told; the answer stays untrusted.
     """
-    prober = Prober.from_config(config)
     control_planes = list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
     if config.role == "control-plane":
         control_planes.insert(0, Endpoint(LOOPBACK, config.port))
     vip = [config.vip_endpoint] if config.vip_endpoint else []
     if not control_planes and not vip:
-        from apiha.config import require_control_plane
-
         require_control_plane(config)
+    prober = Prober.from_config(config)
     results = probe_all(prober.probe, control_planes + vip)
     disputed = [r.endpoint for r in results if r.clock_problem]
     timeless = Prober.from_config(config, ignore_validity_period=True) if disputed else prober

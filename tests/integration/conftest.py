@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apiha.probe import Prober, make_ssl_context
+from tests.support.cli import Cluster, Worker, worker_in
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
 from tests.support.probing import MakeProber, StartPlane, WriteConfig
 
@@ -60,3 +61,25 @@ def write_config(authority: Authority, tmp_path: Path) -> WriteConfig:
         return path
 
     return write
+
+
+@pytest.fixture
+def cluster(authority: Authority) -> Iterator[Cluster]:
+    """Three ready control planes, and a VIP that is silent until it is started."""
+    cluster = Cluster(authority)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    """A machine to run `apiha` on, with an empty configuration."""
+    with worker_in(tmp_path) as worker:
+        yield worker
+
+
+@pytest.fixture
+def joined(worker: Worker, cluster: Cluster) -> Worker:
+    """A worker whose configuration names the cluster's control planes and VIP."""
+    worker.configure(cluster.settings)
+    return worker
