@@ -444,7 +444,7 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
     "vips",
     multiple=True,
     metavar="ADDR",
-    help="The clusterIP to ask for: a free address of the Service CIDR. Twice for dual stack, the primary family first.",
+    help="The clusterIP: a free address of the Service CIDR. Twice for dual stack, the primary family first.",
 )
 @click.option(
     "--namespace",
@@ -506,7 +506,7 @@ def manifests_command(
     if dry_run:
         from apiha.manifests.check import Kubectl, check, exit_code
 
-        findings = check(settings, one_stream(files), Kubectl(kubeconfig))
+        findings = check(settings, one_stream(files.values()), Kubectl(kubeconfig))
         for finding in findings:
             click.echo(finding)
         return exit_code(findings)
@@ -516,7 +516,7 @@ def manifests_command(
             f"wrote {len(written)} files into {output_dir}: `kubectl apply -k {output_dir}`"
         )
         return 0
-    click.echo(one_stream(files), nl=False)
+    click.echo(one_stream(files.values()), nl=False)
     return 0
 
 

@@ -16,8 +16,10 @@ from apiha.errors import ConfigError
 
 DEFAULT_NAMESPACE = "kube-system"
 SERVICE = "apiserver"
-UPDATER = "apiserver-updater"
+# What the updater calls its slices: one holds addresses of one family only.
+SLICE_NAMES = {"IPv4": SERVICE, "IPv6": f"{SERVICE}-ipv6"}
 
+_SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
 # In the order in which they are applied and deleted. The rights come before what they guard: once they are gone
 # the updater can no longer make anew what is deleted after them.
 TEMPLATES = (
@@ -26,6 +28,7 @@ TEMPLATES = (
     "nodes-rbac.yaml",
     "lease.yaml",
     "service.yaml",
+    _SLICES,
     "poddisruptionbudget.yaml",
     "deployment.yaml",
 )
@@ -142,15 +145,22 @@ def render(settings: Settings) -> dict[str, str]:
     # As JSON, so that a namespace called `y` or `1e3` is a text to every reader of YAML.
     quoted = {key: json.dumps(value) for key, value in values.items()}
     folder = resources.files(__package__)
-    return {
-        name: Template(folder.joinpath(name).read_text(encoding="utf-8")).substitute(quoted)
-        for name in TEMPLATES
-    }
+    slices = [
+        {**quoted, "slice": json.dumps(SLICE_NAMES[family]), "family": json.dumps(family)}
+        for family in sorted(settings.families)
+    ]
+    files = {}
+    for name in TEMPLATES:
+        template = Template(folder.joinpath(name).read_text(encoding="utf-8"))
+        files[name] = one_stream(
+            template.substitute(values) for values in (slices if name == _SLICES else [quoted])
+        )
+    return files
 
 
-def one_stream(files: Mapping[str, str]) -> str:
-    """All files as one YAML stream, for `kubectl apply -f -`."""
-    return "---\n".join(files.values())
+def one_stream(texts: Iterable[str]) -> str:
+    """All texts as one YAML stream, for `kubectl apply -f -`."""
+    return "---\n".join(texts)
 
 
 def kustomization(files: Iterable[str]) -> str:
