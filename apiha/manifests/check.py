@@ -187,7 +187,7 @@ def judge_vip(vip: str, cidrs: Sequence[str] | None, holder: str | None, service
                 f"VIP {vip} is the first or last address of {network}, which no Service gets: take another"
             )
     if holder == service:
-        return ok(f"VIP {vip} is that of the Service {service}")
+        return ok(f"VIP {vip} is that of the {service}")
     if holder is not None:
         return failed(f"VIP {vip} is taken by {holder}: give --vip a free address, or remove that first")
     inside = (
