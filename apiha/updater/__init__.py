@@ -1,0 +1,45 @@
+"""The in-cluster controller: keeps the Service `apiserver` equal to the live control planes.
+
+    mirror.py    pure: what the slices should be, and whether the live ones differ
+    health.py    is each control plane alive? A pure book of failures, and the threads that fill it
+    kube.py      the official client behind a narrow door: failover, time limits, errors as values
+    cache.py     list and watch: a local copy of a few objects that follows the API server
+    election.py  the official client's leader election, with what it lacks: release, a steady clock
+    problems.py  conditions that are said once, when they change
+    events.py    Kubernetes Events on the Service
+    metrics.py   what /metrics shows
+    web.py       /metrics, /healthz, /readyz
+    run.py       threads, signals, the one writer
+
+# What it may do (least RBAC; every verb here is used)
+
+| where | resource | names | verbs |
+| --- | --- | --- | --- |
+| `default` | endpointslices.discovery.k8s.io | | list, watch |
+| its namespace | endpointslices.discovery.k8s.io | | list, watch, create |
+| its namespace | endpointslices.discovery.k8s.io | apiserver, apiserver-ipv6 | get, patch |
+| its namespace | services | apiserver | list, watch |
+| its namespace | leases.coordination.k8s.io | | create |
+| its namespace | leases.coordination.k8s.io | apiserver-updater | get, list, watch, update |
+| its namespace | events.events.k8s.io | | create |
+
+# Exactly one writer: what is guaranteed
+
+A replica writes only while it holds the Lease, by a clock that goes on while a machine sleeps, and stops at
+`--renew-deadline` after its last renewal began: before the lease ends for anybody else. That alone does not
+stop a process that is frozen (SIGSTOP, a paused virtual machine) between this check and the request. So each
+write is also fenced by the API server:
+
+1. The live slice is read from the local copy *before* the lease is checked, and the write carries the
+   `resourceVersion` that it had then. The API server refuses it with 409 if the slice has changed since.
+2. A new leader's first write changes the slice in any case: it puts its own name and a random number into the
+   annotation `apiserver-updater.apiha/leader`. From then on every write that an earlier leader prepared is
+   refused.
+3. A slice that is absent is created with POST, which never overwrites, and without labels, so that nobody
+   uses it before the fenced write that follows.
+
+So: once the first write of a new leader is done, no write of an earlier one succeeds, however long it was
+frozen. Between the new leader's taking of the Lease and that first write (one request, milliseconds) a write
+that an earlier leader has in flight may still land; the new leader's own is then refused, read again and
+repeated, and the last word is the new leader's.
+"""

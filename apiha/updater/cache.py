@@ -1,0 +1,186 @@
+"""A local copy of a few objects that follows the API server: list, watch, and begin again when the watch is
+lost.
+
+The rules of the protocol:
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+from apiha.choice import backoff
+from apiha.clock import Clock
+from apiha.updater.kube import ApiError, Object
+
+GONE = 410
+# API servers send a bookmark about every minute (k8s.io/apiserver, cacher: bookmark frequency); a watch that
+# is silent for longer hangs.
+_SILENCE = 90.0
+_LIVED = 5.0  # s: a watch that lived so long was none that fails at once
+
+Restart = Literal["expired", "closed", "failed"]
+
+
+class Source(Protocol):
+    """What can be listed and watched."""
+
+    def list(self) -> tuple[list[Object], str]:
+        """The objects, and the resourceVersion to watch from."""
+
+    def watch(self, resource_version: str, seconds: int, silence: float) -> Iterator[tuple[str, Object]]:
+        """(type, object) of each event."""
+
+
+def version(item: Mapping[str, Any]) -> int:
+    """An object's resourceVersion as a number: comparable within one resource (KEP-5504); -1 if it is none."""
+    text = str(item.get("metadata", {}).get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else -1
+
+
+class Cache:
+    """Objects by name. Thread-safe; `on_change` is called without the lock after each change."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._items: dict[str, Object] = {}
+        self._synced = False
+        self._deleted: dict[str, int] = {}  # name to the version of its deletion
+        self._floor = -1  # the version of the last list: what the watch tells of the time before is in it
+
+    @property
+    def synced(self) -> bool:
+        """Whether it has ever been filled."""
+        return self._synced
+
+    def items(self) -> dict[str, Object]:
+        """The objects as of now; do not change them."""
+        with self._lock:
+            return dict(self._items)
+
+    def replace(self, items: list[Object], resource_version: str) -> None:
+        """Take a whole list as of a resourceVersion; one that is older than the last is ignored."""
+        fresh = {item["metadata"]["name"]: item for item in items}
+        floor = int(resource_version) if resource_version.isdecimal() else -1
+        with self._lock:
+            if floor < self._floor:
+                return
+            self._floor = floor
+            # An answer to a write may have overtaken the list.
+            fresh |= {n: i for n, i in self._items.items() if version(i) > floor}
+            changed = not self._synced or {n: version(i) for n, i in fresh.items()} != {
+                n: version(i) for n, i in self._items.items()
+            }
+            self._items = fresh
+            self._deleted.clear()
+            self._synced = True
+        if changed:
+            self._on_change()
+
+    def put(self, item: Object) -> None:
+        """Take a newer state of one object; an older one is ignored, as an answer may overtake the watch."""
+        name = item["metadata"]["name"]
+        with self._lock:
+            held = self._items.get(name)
+            if held is not None and version(item) <= version(held):
+                return
+            if version(item) <= max(self._floor, self._deleted.get(name, -1)) and held is None:
+                return
+            self._items[name] = item
+        self._on_change()
+
+    def remove(self, item: Object) -> None:
+        """The object is gone, or no longer of this collection; its version is that of its removal."""
+        name = item["metadata"]["name"]
+        with self._lock:
+            held = self._items.get(name)
+            if held is not None and version(held) > version(item):
+                return
+            self._items.pop(name, None)
+            self._deleted[name] = version(item)
+        self._on_change()
+
+    def forget(self, name: str) -> None:
+        """The API server says that there is no such object."""
+        with self._lock:
+            self._items.pop(name, None)
+        self._on_change()
+
+
+class Follower:
+    """Keeps a cache equal to a source, in a thread of its own."""
+
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        resync: float,
+        on_restart: Callable[[Restart], None],
+        on_error: Callable[[ApiError | None], None],
+    ) -> None:
+        """`resync` is the time in seconds after which everything is listed anew, however well the watch does.
+
+        `on_restart` hears why a watch had to begin again, `on_error` every failure and, with None, every
+        success.
+        """
+        self._source = source
+        self._cache = cache
+        self._clock = clock
+        self._rng = rng
+        self._resync = resync
+        self._on_restart = on_restart
+        self._on_error = on_error
+        self.connected = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop`."""
+        failures = 0
+        while not stop.is_set():
+            began = self._clock.monotonic()
+            try:
+                items, resource_version = self._source.list()
+                self._cache.replace(items, resource_version)
+                self._on_error(None)
+                self.connected = True
+                self._follow(resource_version, stop)
+                failures = 0
+                continue
+            except ApiError as error:
+                lived = self._clock.monotonic() - began
+                failures = 0 if lived > _LIVED else failures + 1
+                if error.status == GONE:
+                    self._on_restart("expired")
+                else:
+                    self._on_restart("failed")
+                    self._on_error(error)
+            finally:
+                self.connected = False
+            # The first try after a loss comes soon, but not from every watcher in the same instant.
+            stop.wait(backoff(failures, self._rng, base=0.1, cap=5.0))
+
+    def _follow(self, resource_version: str, stop: threading.Event) -> None:
+        """Watch, and watch on where a watch ended in order, until it is time to list anew."""
+        # A tenth more or less, so that replicas and watchers do not list in step.
+        until = self._clock.monotonic() + self._resync * self._rng.uniform(0.9, 1.1)
+        failures = 0
+        while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
+            began = self._clock.monotonic()
+            for kind, item in self._source.watch(resource_version, max(1, round(left)), _SILENCE):
+                resource_version = item.get("metadata", {}).get("resourceVersion") or resource_version
+                if kind == "DELETED":
+                    self._cache.remove(item)
+                elif kind in ("ADDED", "MODIFIED"):
+                    self._cache.put(item)
+                if stop.is_set():
+                    return
+            if self._clock.monotonic() < until - 1.0:
+                self._on_restart("closed")
+                failures = 0 if self._clock.monotonic() - began > _LIVED else failures + 1
+                stop.wait(backoff(failures, self._rng, base=0.05, cap=5.0))

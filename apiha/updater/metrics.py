@@ -1,0 +1,87 @@
+"""What /metrics shows; docs/metrics.md says what each means and which alerts to build on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX = "apiha_updater"
+_PROBE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+_WRITE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The updater's metrics, in a registry of their own; each is a prometheus_client metric and thread-safe."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        # A gauge of a start time for every series, which nobody asked for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._now = now
+        self._last_sync: float | None = None
+        started = now()
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+
+        self.leader = gauge("leader", "1 if this replica holds the lease and writes, else 0")
+        self.mirrored = gauge("mirrored_addresses", "Control planes in the mirrored slices", "family")
+        self.ready = gauge("ready_addresses", "Control planes that the mirrored slices call ready", "family")
+        self.foreign = gauge("foreign_slices", "EndpointSlices of the Service that somebody else made")
+        self.problem = gauge("problem", "1 while this problem is present; the log says what to do", "problem")
+        self.probe_seconds = Histogram(
+            f"{_PREFIX}_probe_seconds",
+            "Time of a health probe, failures included",
+            ["address"],
+            buckets=_PROBE_BUCKETS,
+            registry=self.registry,
+        )
+        self.probe_failures = counter("probe_failures", "Failed health probes", "address", "reason")
+        self.healthy = gauge(
+            "control_plane_healthy", "1 if the leader's health check finds it alive, else 0", "address"
+        )
+        self.writes = counter("writes", "Requests that write a slice, by how they went", "slice", "result")
+        self.mirror_seconds = Histogram(
+            f"{_PREFIX}_mirror_seconds",
+            "Time from the news of a change to the API server's answer to the write that mirrors it",
+            buckets=_WRITE_BUCKETS,
+            registry=self.registry,
+        )
+        self.watch_restarts = counter(
+            "watch_restarts", "Watches begun anew before their time", "resource", "reason"
+        )
+        self.server_switches = counter("api_server_switches", "Changes of the API server that is talked to")
+        self.events_dropped = counter("events_dropped", "Kubernetes Events that could not be written")
+        gauge("last_sync_age_seconds", "Seconds since the slices were last known to be right").set_function(
+            lambda: self._now() - (started if self._last_sync is None else self._last_sync)
+        )
+
+    def synced(self) -> None:
+        """The slices are known to be right now."""
+        self._last_sync = self._now()
+
+    def forget_address(self, address: str) -> None:
+        """A control plane is gone: its series would stay as they were for ever."""
+        for metric in (self.healthy, self.probe_seconds, self.probe_failures):
+            metric.remove_by_labels({"address": address})
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,289 @@
+"""What the mirrored EndpointSlices should be. Pure: slices and health in, slices out.
+
+The formats are those of discovery.k8s.io/v1:
+https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from apiha.endpoint import Endpoint, parse_ip, parse_port
+from apiha.updater.health import Verdict
+
+Family = Literal["IPv4", "IPv6"]
+FAMILIES: tuple[Family, ...] = ("IPv4", "IPv6")
+Slice = Mapping[str, Any]
+
+SERVICE_LABEL = "kubernetes.io/service-name"  # KEP-752: how a slice says whose it is
+MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"  # KEP-752: keeps other controllers' hands off it
+MANAGED_BY = "apiserver-updater.apiha"
+LEADER_ANNOTATION = "apiserver-updater.apiha/leader"
+SOURCE_PORT_NAME = "https"  # the API servers' own name for it: k8s.io/kubernetes/pkg/controlplane
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """One control plane as the `kubernetes` slices tell it; the conditions are those of an EndpointSlice."""
+
+    endpoint: Endpoint
+    ready: bool
+    serving: bool
+    terminating: bool | None = None
+    node_name: str | None = None
+    zone: str | None = None
+
+    @property
+    def family(self) -> Family:
+        """The address family, as an EndpointSlice's `addressType` writes it."""
+        return "IPv6" if self.endpoint.is_ipv6 else "IPv4"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The Service whose slices are kept."""
+
+    namespace: str
+    service: str
+
+    def slice_name(self, family: Family) -> str:
+        """The name of the slice for a family: a slice holds addresses of one only."""
+        return self.service if family == "IPv4" else f"{self.service}-ipv6"
+
+    @property
+    def slice_names(self) -> dict[str, Family]:
+        """Every name that is ours, with its family."""
+        return {self.slice_name(family): family for family in FAMILIES}
+
+    def labels(self) -> dict[str, str]:
+        """The labels that make a slice this Service's, and ours."""
+        return {SERVICE_LABEL: self.service, MANAGED_BY_LABEL: MANAGED_BY}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What should be: slices by name, and what had to be decided on the way.
+
+    `other_port` are control planes left out because they listen on another port than most: the ports of a
+    slice hold for all its endpoints. `health_ignored` are the families in which no control plane is known to
+    be alive, so that no failure counts.
+    """
+
+    slices: Mapping[str, dict[str, Any]]
+    mirrored: tuple[Endpoint, ...] = ()
+    ready: tuple[Endpoint, ...] = ()
+    other_port: tuple[Endpoint, ...] = ()
+    health_ignored: tuple[Family, ...] = ()
+
+
+def control_planes(source: Iterable[Slice]) -> tuple[ControlPlane, ...]:
+    """The control planes of the source slices, merged, in an order that depends on nothing but themselves.
+
+    An address that several slices name (which the API allows while one moves between slices) is ready if one
+    of them says so. Host names (addressType FQDN) and entries that are no addresses are left out.
+    """
+    found: dict[Endpoint, ControlPlane] = {}
+    for item in source:
+        port = _port(item)
+        if port is None:
+            continue
+        for entry in item.get("endpoints") or ():
+            for address in entry.get("addresses") or ():
+                try:
+                    endpoint = Endpoint(parse_ip(address), port)
+                except ValueError:
+                    continue
+                plane = _read(endpoint, entry)
+                found[endpoint] = _merge(found[endpoint], plane) if endpoint in found else plane
+    return tuple(sorted(found.values(), key=lambda plane: _sort_key(plane.endpoint)))
+
+
+def _port(item: Slice) -> int | None:
+    """The slice's port named https, else its first TCP one."""
+    ports = [
+        port
+        for port in item.get("ports") or ()
+        if port.get("protocol", "TCP") in ("TCP", None) and port.get("port")
+    ]
+    ports.sort(key=lambda port: port.get("name") != SOURCE_PORT_NAME)
+    try:
+        return parse_port(ports[0]["port"]) if ports else None
+    except ValueError:
+        return None
+
+
+def _read(endpoint: Endpoint, entry: Mapping[str, Any]) -> ControlPlane:
+    conditions = entry.get("conditions") or {}
+    # An absent `ready` is to be read as true, an absent `serving` as `ready`, an absent `terminating` as
+    # false.
+    ready = conditions.get("ready") is not False
+    serving = conditions.get("serving")
+    return ControlPlane(
+        endpoint,
+        ready=ready,
+        serving=ready if serving is None else bool(serving),
+        terminating=conditions.get("terminating"),
+        node_name=entry.get("nodeName"),
+        zone=entry.get("zone"),
+    )
+
+
+def _merge(one: ControlPlane, other: ControlPlane) -> ControlPlane:
+    best = one if (one.ready, one.serving) >= (other.ready, other.serving) else other
+    rest = other if best is one else one
+    return ControlPlane(
+        one.endpoint,
+        ready=best.ready,
+        serving=best.serving,
+        terminating=best.terminating,
+        node_name=best.node_name or rest.node_name,
+        zone=best.zone or rest.zone,
+    )
+
+
+def _sort_key(endpoint: Endpoint) -> tuple[int, int, int]:
+    address = ipaddress.ip_address(endpoint.address)
+    return (address.version, int(address), endpoint.port)
+
+
+def plan(target: Target, planes: Collection[ControlPlane], health: Verdict, port_name: str | None) -> Plan:
+    """The slices that mirror `planes`, with those that are off unready; `port_name` is that of the Service's
+    port.
+
+    Never all off: a failure counts only where a ready control plane of the same family is alive. Where none
+    is, from where this process stands, the failures say more about the place than about the control planes,
+    and the slice says what `kubernetes` says. Without any control plane there are no slices: nothing known is
+    no reason to change anything.
+    """
+    slices: dict[str, dict[str, Any]] = {}
+    mirrored: list[Endpoint] = []
+    ready: list[Endpoint] = []
+    other_port: list[Endpoint] = []
+    ignored: list[Family] = []
+    for family in FAMILIES:
+        members = [plane for plane in planes if plane.family == family]
+        if not members:
+            continue
+        port = _common_port(members)
+        other_port += [plane.endpoint for plane in members if plane.endpoint.port != port]
+        members = [plane for plane in members if plane.endpoint.port == port]
+        failed = {plane.endpoint for plane in members if plane.endpoint in health.off}
+        if failed and not any(plane.ready and plane.endpoint in health.alive for plane in members):
+            failed = set()
+            ignored.append(family)
+        name = target.slice_name(family)
+        slices[name] = _slice(target, name, family, members, failed, port, port_name)
+        mirrored += [plane.endpoint for plane in members]
+        ready += [plane.endpoint for plane in members if plane.ready and plane.endpoint not in failed]
+    return Plan(slices, tuple(mirrored), tuple(ready), tuple(other_port), tuple(ignored))
+
+
+def _common_port(members: Collection[ControlPlane]) -> int:
+    """The port that most (ready first) control planes listen on; the lowest of equals."""
+    ready = Counter(plane.endpoint.port for plane in members if plane.ready)
+    every = Counter(plane.endpoint.port for plane in members)
+    return min(every, key=lambda port: (-ready[port], -every[port], port))
+
+
+def _slice(
+    target: Target,
+    name: str,
+    family: Family,
+    members: Collection[ControlPlane],
+    failed: Collection[Endpoint],
+    port: int,
+    port_name: str | None,
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": target.namespace, "labels": target.labels()},
+        "addressType": family,
+        "endpoints": [_endpoint(plane, plane.endpoint not in failed) for plane in members],
+        "ports": [{**({"name": port_name} if port_name else {}), "port": port, "protocol": "TCP"}],
+    }
+
+
+def _endpoint(plane: ControlPlane, healthy: bool) -> dict[str, Any]:
+    conditions = {"ready": plane.ready and healthy, "serving": plane.serving and healthy}
+    if plane.terminating is not None:
+        conditions["terminating"] = plane.terminating
+    entry: dict[str, Any] = {"addresses": [plane.endpoint.address], "conditions": conditions}
+    if plane.node_name:
+        entry["nodeName"] = plane.node_name
+    if plane.zone:
+        entry["zone"] = plane.zone
+    return entry
+
+
+def without_endpoints(live: Slice, target: Target) -> dict[str, Any]:
+    """Our own slice of a family that `kubernetes` no longer has, emptied (deleting it would need one more
+    right).
+    """
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": live["metadata"]["name"],
+            "namespace": target.namespace,
+            "labels": target.labels(),
+        },
+        "addressType": live["addressType"],
+        "endpoints": [],
+        "ports": list(live.get("ports") or ()),
+    }
+
+
+def desired(
+    wanted: Plan, live: Mapping[str, Slice], target: Target, leader: str
+) -> dict[str, dict[str, Any]]:
+    """Every slice to be had, with the leader's mark on it; empty while nothing is known of any control plane."""
+    slices = dict(wanted.slices)
+    if slices:
+        for name in target.slice_names:
+            if name not in slices and name in live:
+                slices[name] = without_endpoints(live[name], target)
+    return {
+        name: {**item, "metadata": {**item["metadata"], "annotations": {LEADER_ANNOTATION: leader}}}
+        for name, item in slices.items()
+    }
+
+
+def differs(live: Slice, wanted: Slice) -> bool:
+    """Whether a live slice is not what we want of it, in the fields that we own; what others added is theirs."""
+    for kind in ("labels", "annotations"):
+        there = live.get("metadata", {}).get(kind) or {}
+        if any(there.get(key) != value for key, value in (wanted["metadata"].get(kind) or {}).items()):
+            return True
+    if live.get("addressType") != wanted["addressType"]:
+        return True
+    if list(live.get("endpoints") or ()) != wanted["endpoints"]:
+        return True
+    return [_bare_port(port) for port in live.get("ports") or ()] != [
+        _bare_port(port) for port in wanted["ports"]
+    ]
+
+
+def _bare_port(port: Mapping[str, Any]) -> dict[str, Any]:
+    """A port without what the API server fills in: no name is an empty name, no protocol is TCP."""
+    defaults = {"name": "", "protocol": "TCP"}
+    return {**defaults, **{key: value for key, value in port.items() if value is not None}}
+
+
+def unready_endpoints(live: Iterable[Slice]) -> frozenset[Endpoint]:
+    """The endpoints that mirrored slices have turned off: what a new leader starts its health book from."""
+    planes = control_planes(live)
+    return frozenset(plane.endpoint for plane in planes if not plane.ready)
+
+
+def foreign(live: Mapping[str, Slice], target: Target) -> dict[str, str]:
+    """Slices of our Service that somebody else made: name to maker, as their `managed-by` label tells."""
+    return {
+        name: str((item.get("metadata", {}).get("labels") or {}).get(MANAGED_BY_LABEL) or "somebody unnamed")
+        for name, item in sorted(live.items())
+        if name not in target.slice_names
+    }

@@ -1,0 +1,627 @@
+"""The updater's process: threads around one writer.
+
+    followers  -> caches -> writer (leader only) -> EndpointSlices
+    election   -> lock ->   writer
+    checker    -> book  ->  writer
+
+Every event sets one flag; the writer then looks at the newest state of everything and writes what differs. So
+a thousand changes while a write is under way cost one more write, and the last state always wins.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apiha.choice import backoff
+from apiha.clock import Clock, SystemClock
+from apiha.durations import format_duration
+from apiha.endpoint import Endpoint, parse_ip
+from apiha.errors import ConfigError
+from apiha.log import Reporter
+from apiha.probe import Prober, ProbeResult, make_ssl_context
+from apiha.updater import web
+from apiha.updater.cache import Cache, Follower, Restart
+from apiha.updater.election import Election, Lock, check_timing
+from apiha.updater.events import Addresses, Announcer
+from apiha.updater.health import PROBE_SHARE, HealthChecker, Verdict
+from apiha.updater.kube import (
+    ApiError,
+    FailoverApiClient,
+    Kube,
+    Object,
+    Server,
+    Servers,
+    authority,
+    load_configuration,
+)
+from apiha.updater.metrics import CONTENT_TYPE, Metrics
+from apiha.updater.mirror import (
+    FAMILIES,
+    Plan,
+    Target,
+    control_planes,
+    desired,
+    differs,
+    foreign,
+    plan,
+    unready_endpoints,
+)
+from apiha.updater.problems import Contact, Problems
+
+SOURCE_NAMESPACE, SOURCE_SERVICE = "default", "kubernetes"
+LEASE = "apiserver-updater"
+_TICK = 1.0  # s: the writer looks at everything this often even if nothing happened
+_WRITE_TIMEOUTS = (1.0, 2.0, 4.0)  # s: short at first, as a healthy API server answers in milliseconds
+_WEDGED = 60.0  # s without a pass of the writer after which /healthz asks for a restart
+_SETTLE = 30.0  # s between two tries to find a direct way to a control plane
+_APPLY = "`apiha manifests ... | kubectl apply -f -` puts it right"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says; times in seconds. `vips` are the clusterIPs that the Service should have,
+    if any given.
+    """
+
+    kubeconfig: Path | None = None
+    namespace: str = "kube-system"
+    service: str = "apiserver"
+    vips: tuple[str, ...] = ()
+    host: str = "apiserver.cluster.local"
+    identity: str = ""
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+    health_check: bool = True
+    health_interval: float = 1.0
+    health_failures: int = 2
+    resync: float = 300.0
+    listen: str = ":8080"
+
+    def checked(self) -> Settings:
+        """The same with every value in its canonical form; raises ConfigError."""
+        check_timing(self.lease_duration, self.renew_deadline, self.retry_period)
+        web.parse_listen(self.listen)
+        if self.health_interval < 0.1:
+            raise ConfigError("--health-interval: expected at least 100ms")
+        if self.resync < 1:
+            raise ConfigError("--resync: expected at least 1s")
+        try:
+            vips = tuple(parse_ip(vip) for vip in self.vips)
+        except ValueError as error:
+            raise ConfigError(f"--vip: {error}") from None
+        return Settings(**{**self.__dict__, "vips": vips, "identity": self.identity or default_identity()})
+
+
+def default_identity() -> str:
+    """The Pod's name (its hostname) and a random number.
+
+    The number is for a process that starts anew under the same name: it must not take itself for the one that
+    held the Lease.
+    """
+    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
+
+
+class Updater:
+    """Wires everything together; `run` blocks until a signal or `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        report: Reporter,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Raises ConfigError for settings or a kubeconfig that are no use. Starts nothing, asks nothing."""
+        self.settings = settings = settings.checked()
+        self.report = report
+        self.clock = clock or SystemClock()
+        self.rng = rng or random.Random()  # noqa: S311 (jitter)
+        self.target = Target(settings.namespace, settings.service)
+        self.metrics = Metrics(self.clock.monotonic)
+        self.problems = Problems(report, self._on_problem)
+        self.contact = Contact()
+        self.stop_event = threading.Event()
+        self._dirty = threading.Event()
+        self._last_pass = self.clock.monotonic()
+        self._source_news: float | None = None
+        self._led: str | None = None  # the term in which the writer last worked
+        self._reasons: dict[Endpoint, str] = {}  # why one is off
+        self._known: set[Endpoint] = set()
+        self._write_failures = 0
+        self._threads: list[threading.Thread] = []
+
+        configuration = load_configuration(settings.kubeconfig)
+        ca = authority(configuration)
+        try:
+            context = make_ssl_context(ca, insecure=ca is None)
+        except ValueError as error:
+            raise ConfigError(f"the cluster's CA: {error}") from None
+        timeout = settings.health_interval * PROBE_SHARE
+        prober = Prober(settings.host, context, timeout)
+        self.servers = Servers(
+            configuration, prober, settings.identity, self.clock, on_switch=self._on_switch
+        )
+        api_client = FailoverApiClient(configuration, self.servers, self._on_contact)
+        self.kube = Kube(api_client)
+
+        self.source = Cache(self._on_source)
+        self.live = Cache(self._dirty.set)
+        self.services = Cache(self._dirty.set)
+        self.leases = Cache(self._on_lease)
+        self._source_objects = self.kube.slices(SOURCE_NAMESPACE, SOURCE_SERVICE)
+        self._live_objects = self.kube.slices(settings.namespace, settings.service)
+        service_objects = self.kube.services(settings.namespace, settings.service)
+        self.followers = {
+            "kubernetes": self._follower("kubernetes", self._source_objects, self.source),
+            "slices": self._follower("slices", self._live_objects, self.live),
+            "service": self._follower("service", service_objects, self.services),
+            "lease": self._follower("lease", self.kube.leases(settings.namespace, LEASE), self.leases),
+        }
+        self.lock = Lock(
+            api_client,
+            LEASE,
+            settings.namespace,
+            settings.identity,
+            lease_duration=settings.lease_duration,
+            renew_deadline=settings.renew_deadline,
+            on_error=lambda error: self._on_api("lease", error),
+        )
+        self.election = Election(
+            self.lock,
+            lease_duration=settings.lease_duration,
+            renew_deadline=settings.renew_deadline,
+            retry_period=settings.retry_period,
+            rng=self.rng,
+            on_started=self._on_leading,
+            on_stopped=self._dirty.set,
+        )
+        self.checker = HealthChecker(
+            prober.probe,
+            self.clock,
+            interval=settings.health_interval,
+            timeout=timeout,
+            failures=settings.health_failures,
+            on_result=self._on_probe,
+            on_change=self._on_health,
+        )
+        self.announcer = Announcer(
+            self.kube.create_event,
+            self.clock,
+            namespace=settings.namespace,
+            service=settings.service,
+            identity=settings.identity,
+            on_dropped=self._on_event_dropped,
+        )
+
+    def _follower(self, name: str, source: Any, cache: Cache) -> Follower:
+        def restarted(reason: Restart) -> None:
+            self.metrics.watch_restarts.labels(name, reason).inc()
+            self.report.debug(f"the watch of {name} begins anew: {reason}", resource=name, reason=reason)
+
+        return Follower(
+            source,
+            cache,
+            self.clock,
+            random.Random(self.rng.random()),  # noqa: S311 (jitter)
+            resync=self.settings.resync,
+            on_restart=restarted,
+            on_error=lambda error: self._on_api(f"watch-{name}", error),
+        )
+
+    # --------------------------------------------------------------------------------------------------- the
+    # process
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then let go of the Lease; raises ConfigError if `listen` cannot be
+        had.
+        """
+        for name in ("leaderelection", "urllib3", "kubernetes"):
+            logger = logging.getLogger(name)
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False  # what matters of it is reported by us
+        pages: dict[str, Callable[[], web.Answer]] = {
+            "/metrics": lambda: (200, CONTENT_TYPE, self.metrics.render()),
+            "/healthz": lambda: self._page(self._unhealthy()),
+            "/readyz": lambda: self._page(self._unready()),
+        }
+        port, close = web.serve(self.settings.listen, pages)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop_event.set())
+        s = self.settings
+        self.report.info(
+            f"mirroring {SOURCE_NAMESPACE}/{SOURCE_SERVICE} to {s.namespace}/{s.service}",
+            identity=s.identity,
+            port=port,
+        )
+        for name, follower in self.followers.items():
+            self._start(f"watch-{name}", functools.partial(follower.run, self.stop_event))
+        self._start("announcer", lambda: self.announcer.run(self.stop_event))
+        self._start("housekeeper", self._keep_house)
+        self._start("election", self.election.run_until_stopped)
+        writer = self._start("writer", self._write)
+        self.stop_event.wait()
+        self.report.info("stopping")
+        self._dirty.set()
+        self.election.stop()
+        self.checker.switch_off()
+        # No write may be under way when the Lease goes; one that hangs ends with its time limit.
+        writer.join(max(_WRITE_TIMEOUTS))
+        if not writer.is_alive() and self.lock.release():
+            self.report.info("released the lease")
+        self.kube.stop_watches()
+        close()
+
+    def _start(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            attempt = 0
+            while not self.stop_event.is_set():
+                try:
+                    body()
+                    return
+                except Exception as error:  # a bug: say so, go on, and let nothing stop silently
+                    if os.environ.get("APIHA_DEBUG"):
+                        import traceback
+
+                        traceback.print_exc()
+                    words = f"internal error in {name}: {type(error).__name__}: {error}"
+                    self.report.error(f"{words} (please report; APIHA_DEBUG=1 shows where)")
+                    self.stop_event.wait(backoff(attempt, self.rng))
+                    attempt += 1
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    @staticmethod
+    def _page(problems: list[str]) -> web.Answer:
+        return (503 if problems else 200), web.TEXT, ("\n".join(problems or ["ok"]) + "\n").encode()
+
+    def _unhealthy(self) -> list[str]:
+        """What only a restart would cure. That the API server is away is not among it."""
+        dead = [f"the thread {thread.name} has ended" for thread in self._threads if not thread.is_alive()]
+        silent = self.clock.monotonic() - self._last_pass
+        return dead + ([f"no pass of the writer for {format_duration(silent)}"] if silent > _WEDGED else [])
+
+    def _unready(self) -> list[str]:
+        """Why this replica could not do its work now, or take it over."""
+        caches = {"kubernetes": self.source, "slices": self.live, "service": self.services}
+        missing = [f"{name}: not listed yet" for name, cache in caches.items() if not cache.synced]
+        if self.lock.holder is None:
+            missing.append("lease: nobody is known to hold it")
+        return missing + (["the API server does not answer"] if self.contact.away else [])
+
+    # ------------------------------------------------------------------------------------------ news from the
+    # threads
+
+    def _on_source(self) -> None:
+        if self._source_news is None:
+            self._source_news = self.clock.monotonic()
+        self._dirty.set()
+
+    def _on_lease(self) -> None:
+        self.election.wake()
+
+    def _on_leading(self) -> None:
+        self.report.info("leading: this replica writes", term=self.lock.term)
+        self._dirty.set()
+
+    def _on_switch(self, server: Server) -> None:
+        self.metrics.server_switches.inc()
+        self.report.info(f"talking to {server}", api_server=str(server))
+        # Watches of the old server may hang for as long as it is silent.
+        self.kube.stop_watches()
+
+    def _on_contact(self, server: Server, failure: str | None) -> None:
+        if failure is None:
+            if self.contact.success():
+                self.problems.set("api-server", None, "an API server answers again")
+        elif self.contact.failure(self.clock.monotonic()):
+            self.problems.set(
+                "api-server",
+                f"no API server answers ({server}: {failure}); the Service keeps its addresses as they are, "
+                "and this goes on trying",
+            )
+
+    def _on_api(self, what: str, error: ApiError | None) -> None:
+        """A request was answered, well (None) or badly; no answer at all is `_on_contact`'s."""
+        if error is None:
+            self.problems.set(what, None)
+        elif error.status in (401, 403):
+            self.problems.set(what, f"not permitted ({what}): {error}; {_APPLY}")
+        elif error.status:
+            self.problems.set(what, f"the API server refuses ({what}): HTTP {error.status}: {error}")
+
+    def _on_event_dropped(self, error: ApiError) -> None:
+        self.metrics.events_dropped.inc()
+        self._on_api("events", error)
+
+    def _on_problem(self, key: str, present: bool) -> None:
+        self.metrics.problem.labels(key).set(1 if present else 0)
+
+    def _on_probe(self, result: ProbeResult) -> None:
+        address = str(result.endpoint)
+        self.metrics.probe_seconds.labels(address).observe(result.latency)
+        if not result.health.usable:
+            self.metrics.probe_failures.labels(address, result.health.value).inc()
+            # Our own requests must not wait for a control plane of which we know that it is silent.
+            self.servers.leave_endpoint(result.endpoint)
+
+    def _on_health(self, result: ProbeResult) -> None:
+        address = str(result.endpoint)
+        if result.health.usable:
+            self._reasons.pop(result.endpoint, None)
+            self.report.info(f"{address} is alive", address=address)
+        else:
+            self._reasons[result.endpoint] = result.detail
+            self.report.warning(f"{address} fails its health check: {result.detail}", address=address)
+        self._dirty.set()
+
+    def _keep_house(self) -> None:
+        """What may take a while and must not hold up the writer."""
+        known: tuple[Endpoint, ...] = ()
+        settled = float("-inf")
+        while not self.stop_event.is_set():
+            planes = self._planes()
+            if planes and planes != known:
+                known = planes
+                self.servers.know(planes)
+                settled = float("-inf")
+            if planes and self.clock.monotonic() - settled >= _SETTLE:
+                self.servers.settle()
+                settled = self.clock.monotonic()
+            self.stop_event.wait(0.25)
+
+    def _planes(self) -> tuple[Endpoint, ...]:
+        return tuple(plane.endpoint for plane in control_planes(self.source.items().values()))
+
+    # ---------------------------------------------------------------------------------------------------- the
+    # writer
+
+    def _write(self) -> None:
+        """The writer's thread: one pass for each batch of news, and one a second."""
+        while not self.stop_event.is_set():
+            self._last_pass = self.clock.monotonic()
+            self._dirty.clear()
+            try:
+                again = self._pass()
+            except ApiError as error:
+                self._write_failures += 1
+                self._on_api("write", error)
+                # News must not wait out the pause for a problem that they may have ended.
+                self._dirty.wait(backoff(self._write_failures, self.rng, base=0.05, cap=5.0))
+                continue
+            if not again:
+                self._dirty.wait(_TICK)
+
+    def _pass(self) -> bool:
+        """Look at everything and write what differs; whether to look again at once. Raises ApiError."""
+        news, self._source_news = self._source_news, None
+        term = self.lock.term
+        if term is None or self.lock.write_window(term) is None:
+            self._follow_only()
+            return False
+        if not (self.source.synced and self.live.synced):
+            self._source_news = news
+            return False
+        if term != self._led:
+            self._begin_term(term)
+        # The copy of the live slices must be older than the look at the lease that follows: see the package's
+        # docstring.
+        live = self.live.items()
+        service = self._look_at_service()
+        planes = control_planes(self.source.items().values())
+        endpoints = [plane.endpoint for plane in planes]
+        if self.settings.health_check:
+            self.checker.follow(endpoints)
+        health = self.checker.verdict
+        wanted = plan(self.target, planes, health, _port_name(service))
+        self._look_at_plan(wanted, health, endpoints)
+        self._look_at_foreign(live, announce=True)
+        written = 0
+        for name, body in desired(wanted, live, self.target, term).items():
+            if name in live and not differs(live[name], body):
+                continue
+            if not self._write_slice(name, body, live.get(name), term):
+                self._source_news = news  # not done: the clock of this change runs on
+                return True
+            written += 1
+        self._write_failures = 0
+        if written:
+            self._on_api("write", None)
+            if news is not None:
+                self.metrics.mirror_seconds.observe(self.clock.monotonic() - news)
+        if self.followers["kubernetes"].connected and wanted.slices:
+            self.metrics.synced()
+        return False
+
+    def _begin_term(self, term: str) -> None:
+        """A new leader's first look: at the API server, not at copies that may lag. Raises ApiError."""
+        self.source.replace(*self._source_objects.list())
+        self.live.replace(*self._live_objects.list())
+        own = [item for name, item in self.live.items().items() if name in self.target.slice_names]
+        off = unready_endpoints(own)
+        mirrored = frozenset(plane.endpoint for plane in control_planes(own))
+        self.announcer.start_from(Addresses(mirrored, mirrored - off))
+        if self.settings.health_check:
+            self.checker.switch_on(self._planes(), off)
+        self.metrics.leader.set(1)
+        self._led = term
+
+    def _follow_only(self) -> None:
+        """A pass of a replica that does not lead."""
+        if self._led is not None:
+            self._led = None
+            self.checker.switch_off()
+            self.metrics.healthy.clear()
+            holder = self.lock.holder
+            by = f": {holder} does" if holder and holder != self.settings.identity else ""
+            self.report.warning(f"no longer leading{by}", holder=holder)
+        self.metrics.leader.set(0)
+        live = self.live.items()
+        self._look_at_service()
+        self._look_at_foreign(live, announce=False)
+        planes = control_planes(item for name, item in live.items() if name in self.target.slice_names)
+        self._count([plane.endpoint for plane in planes], [plane.endpoint for plane in planes if plane.ready])
+        if planes and self.followers["kubernetes"].connected and self.followers["slices"].connected:
+            self.metrics.synced()
+
+    def _write_slice(self, name: str, body: Object, held: Object | None, term: str) -> bool:
+        """One fenced write; False if the slice was not as it was believed to be and is now known better.
+
+        Raises ApiError; also if the Lease does not allow a write any more, with no status.
+        """
+        try:
+            if held is None:
+                # No labels yet: nobody takes notice of it before the fenced write.
+                bare = {"name": name, "namespace": self.target.namespace}
+                held = self.kube.create_slice(
+                    {**body, "metadata": bare, "endpoints": [], "ports": []}, self._time_limit(term)
+                )
+                self.metrics.writes.labels(name, "created").inc()
+                self.live.put(held)
+            meta = {
+                **body["metadata"],
+                "resourceVersion": held["metadata"]["resourceVersion"],
+                "uid": held["metadata"]["uid"],
+            }
+            self.live.put(self.kube.apply_slice({**body, "metadata": meta}, self._time_limit(term)))
+        except ApiError as error:
+            if error.status == 409:  # changed or created meanwhile
+                self.metrics.writes.labels(name, "conflict").inc()
+                self.live.put(self.kube.read_slice(self.target.namespace, name))
+                return False
+            if error.status == 404:
+                self.metrics.writes.labels(name, "conflict").inc()
+                self.live.forget(name)
+                return False
+            self.metrics.writes.labels(name, "failed").inc()
+            raise
+        self.metrics.writes.labels(name, "applied").inc()
+        return True
+
+    def _time_limit(self, term: str) -> float:
+        window = self.lock.write_window(term)
+        if window is None:
+            raise ApiError(0, "the lease does not allow a write any more")
+        return min(window, _WRITE_TIMEOUTS[min(self._write_failures, len(_WRITE_TIMEOUTS) - 1)])
+
+    # ------------------------------------------------------------------------------------------------- what
+    # is wrong
+
+    def _look_at_service(self) -> Object | None:
+        """The Service, and what is wrong with it."""
+        if not self.services.synced:
+            return None
+        where = f"{self.target.namespace}/{self.target.service}"
+        service = self.services.items().get(self.target.service)
+        self.announcer.service_uid(service["metadata"].get("uid") if service else None)
+        self.problems.set(
+            "service", _service_problem(service, where, self.settings.vips), "the Service is as it should be"
+        )
+        return service
+
+    def _look_at_plan(self, wanted: Plan, health: Verdict, endpoints: list[Endpoint]) -> None:
+        self.problems.set(
+            "no-source",
+            None
+            if wanted.slices
+            else f"the Service {SOURCE_NAMESPACE}/{SOURCE_SERVICE} has no address: the slices stay as they "
+            "are; look at the API servers' --endpoint-reconciler-type and their logs",
+        )
+        self.problems.set(
+            "other-port",
+            "not mirrored, as most control planes listen on another port and a slice has one for all: "
+            + ", ".join(map(str, wanted.other_port))
+            if wanted.other_port
+            else None,
+        )
+        self.problems.set(
+            "all-unhealthy",
+            f"no control plane ({', '.join(wanted.health_ignored)}) answers from here, so the health check "
+            "does not count: can this Pod reach them, and do their certificates carry "
+            f"{self.settings.host} (--host)? Last: "
+            + "; ".join(sorted(set(self._reasons.copy().values())))
+            if wanted.health_ignored
+            else None,
+        )
+        self._count(wanted.mirrored, wanted.ready)
+        for endpoint in self._known - set(endpoints):
+            self._reasons.pop(endpoint, None)
+            self.metrics.forget_address(str(endpoint))
+        self._known = set(endpoints)
+        if self.settings.health_check:
+            for endpoint in endpoints:
+                self.metrics.healthy.labels(str(endpoint)).set(0 if endpoint in health.off else 1)
+        if wanted.slices:
+            self.announcer.addresses(
+                Addresses(frozenset(wanted.mirrored), frozenset(wanted.ready)), self._reasons
+            )
+
+    def _look_at_foreign(self, live: dict[str, Object], *, announce: bool) -> None:
+        found = foreign(live, self.target)
+        self.metrics.foreign.set(len(found))
+        names = ", ".join(f"{name} (by {maker})" for name, maker in found.items())
+        message = (
+            f"EndpointSlices of {self.target.namespace}/{self.target.service} made by somebody else: {names}; "
+            "kube-proxy uses them too. Delete them, and the Endpoints object or the selector they come from"
+            if found
+            else None
+        )
+        if self.problems.set("foreign-slices", message, "gone") and message and announce:
+            self.announcer.warn("ForeignEndpointSlice", message)
+
+    def _count(self, mirrored: Iterable[Endpoint], ready: Iterable[Endpoint]) -> None:
+        for metric, endpoints in ((self.metrics.mirrored, list(mirrored)), (self.metrics.ready, list(ready))):
+            for family in FAMILIES:
+                metric.labels(family).set(
+                    sum(endpoint.is_ipv6 == (family == "IPv6") for endpoint in endpoints)
+                )
+
+
+def _port_name(service: Object | None) -> str | None:
+    """The name of the Service's TCP port, which its slices must carry; `https` where there is no Service to
+    ask.
+    """
+    if service is None:
+        return "https"
+    ports = [
+        port for port in service.get("spec", {}).get("ports") or () if port.get("protocol", "TCP") == "TCP"
+    ]
+    ports.sort(key=lambda port: port.get("name") != "https")
+    return ports[0].get("name") if ports else "https"
+
+
+def _service_problem(service: Object | None, where: str, vips: tuple[str, ...]) -> str | None:
+    """What is wrong with the Service, in one line that says what to do; None if nothing is."""
+    if service is None:
+        return f"there is no Service {where}: {_APPLY}; its EndpointSlices are kept as if there were one"
+    spec = service.get("spec") or {}
+    addresses = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
+    if vips and set(addresses) != set(vips):
+        return (
+            f"the Service {where} has the clusterIPs {', '.join(addresses) or 'none'}, not {', '.join(vips)} "
+            "(--vip): nodes that use the latter do not reach it. A clusterIP cannot be changed: delete the Service "
+            "and apply it anew, or correct --vip"
+        )
+    if spec.get("selector"):
+        return f"the Service {where} has a selector: Kubernetes adds slices of its own; remove spec.selector. {_APPLY}"
+    if not any(port.get("protocol", "TCP") == "TCP" for port in spec.get("ports") or ()):
+        return f"the Service {where} has no TCP port; {_APPLY}"
+    return None
+
+
+__all__ = ["Settings", "Updater", "default_identity"]

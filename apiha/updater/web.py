@@ -1,0 +1,91 @@
+"""/metrics, /healthz and /readyz over plain HTTP, as Prometheus and kubelet ask for them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from apiha.endpoint import parse_ip, parse_port
+from apiha.errors import ConfigError
+
+Answer = tuple[int, str, bytes]  # status, content type, body
+TEXT = "text/plain; charset=utf-8"
+_PATIENCE = 10.0  # s for a client to send its request
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`:8080`, `ADDR:PORT` or `[ADDR6]:PORT`; an empty address is every address. Port 0 takes a free one.
+
+    Raises ConfigError.
+    """
+    address, colon, port = text.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    try:
+        if not colon:
+            raise ValueError("no port")
+        number = 0 if port == "0" else parse_port(port)
+        return ("" if address in ("", "0.0.0.0", "::") else parse_ip(address)), number  # noqa: S104
+    except ValueError as error:
+        raise ConfigError(
+            f"--listen: {text!r}: {error}; expected for example :8080 or 127.0.0.1:8080"
+        ) from None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, address: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        if ":" in address or (address == "" and socket.has_dualstack_ipv6()):
+            self.address_family = socket.AF_INET6
+        self._every = address == ""
+        super().__init__((address, port), handler)
+
+    def server_bind(self) -> None:
+        if self._every and self.address_family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is nobody's concern."""
+
+
+def serve(listen: str, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Callable[[], None]]:
+    """Serve the pages in a thread; returns the port and a function that ends it. Raises ConfigError if it
+    cannot listen.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _PATIENCE
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            page = pages.get(self.path.partition("?")[0])
+            status, kind, body = page() if page is not None else (404, TEXT, b"not found\n")
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Requests are not worth a line."""
+
+    address, port = parse_listen(listen)
+    try:
+        server = _Server(address, port, Handler)
+    except OSError as error:
+        raise ConfigError(
+            f"--listen: cannot listen on {listen}: {(error.strerror or str(error)).lower()}"
+        ) from None
+    threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return server.server_address[1], close
