@@ -26,6 +26,7 @@ from apiha.cluster import (
     save_learned,
 )
 from apiha.config import Config, require_control_plane, require_vip
+from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane, VipTimeout
 from apiha.hosts import Change, HostsFile, current
@@ -196,6 +197,23 @@ def swap(node: Node) -> tuple[str, ...]:
     return addresses
 
 
+class _Seldom:
+    """Keeps a wait that may last for hours from filling the log: the same words about a topic once a minute at most."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._told: dict[str, tuple[str, float]] = {}
+
+    def worth_saying(self, topic: str, words: str) -> bool:
+        """Whether the words are news, or were last said long enough ago; they count as said then."""
+        now = self._clock.monotonic()
+        told, at = self._told.get(topic, ("", now))
+        if words == told and now < at + STILL_WAITING_INTERVAL:
+            return False
+        self._told[topic] = (words, now)
+        return True
+
+
 def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
     """Wait until the VIP proves itself, then swap; meanwhile replace the pinned control plane when it dies.
 
@@ -206,43 +224,43 @@ def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
         return _block_addresses(node)
     vip = require_vip(node.config)
     start = node.clock.monotonic()
-    proof, told, told_at, silent, checked_at = VipProof(), "", start, 0, float("-inf")
+    deadline = None if timeout is None else start + timeout
+    seldom, proof, silent, check_at = _Seldom(node.clock), VipProof(), 0, start
     while True:
         began = node.clock.monotonic()
-        remaining = None if timeout is None else start + timeout - began
         pinned = next(iter(_block_addresses(node)), None)
-        check = began >= checked_at + RECHECK_INTERVAL and pinned != vip.address
+        check = began >= check_at and pinned != vip.address
         prober = node.make_prober(node.config)
         endpoints = [vip] + ([_endpoint_of(node, pinned)] if check and pinned is not None else [])
-        node.report.status(f"waiting for the VIP {vip}, pinned to {pinned}", began - start, remaining)
+        node.report.status(
+            f"waiting for the VIP {vip}, {f'pinned to {pinned}' if pinned else 'not pinned'}",
+            began - start,
+            None if deadline is None else deadline - began,
+        )
         answers = probe_all(prober.probe, endpoints)
         proof, silent = proof.after(answers[0]), 0 if answers[0].health.usable else silent + 1
         if proof.complete:
             addresses = swap(node)
             learn(node, vip)
             return addresses
-        if (
-            saying := f"{answers[0].health.value}: {answers[0].detail}"
-        ) != told or began >= told_at + STILL_WAITING_INTERVAL:
-            if not answers[0].health.usable:
-                node.report.info(
-                    f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1)
-                )
-            told, told_at = saying, began
+        saying = f"{answers[0].health.value}: {answers[0].detail}"
+        if silent and seldom.worth_saying("vip", saying):
+            node.report.info(f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1))
         if check:
-            checked_at = began
+            check_at = began + RECHECK_INTERVAL
         if (check and not (answers[1:] and answers[1].health.usable)) or (pinned == vip.address and silent):
-            _replace_pinned(node, prober, answers[1] if answers[1:] else None)
-        if timeout is not None and node.clock.monotonic() - start >= timeout:
+            lost = answers[1] if answers[1:] else None
+            _replace_pinned(node, prober, lost, seldom, until=deadline)
+        if deadline is not None and node.clock.monotonic() >= deadline:
             raise VipTimeout(
-                f"the VIP {vip} did not prove itself within {timeout:g} s ({saying}); "
+                f"the VIP {vip} did not prove itself within {format_duration(deadline - start)} ({saying}); "
                 "the name stays pinned; does kube-proxy run on this node, and does the Service `apiserver` exist?"
             )
         interval = (
             PROOF_INTERVAL if proof.streak else min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + silent // 30))
         )
-        pause = began + interval * node.rng.uniform(0.9, 1.1) - node.clock.monotonic()
-        node.clock.sleep(pause if timeout is None else min(pause, start + timeout - node.clock.monotonic()))
+        wake = began + interval * node.rng.uniform(0.9, 1.1)
+        node.clock.sleep((wake if deadline is None else min(wake, deadline)) - node.clock.monotonic())
 
 
 def _endpoint_of(node: Node, address: str) -> Endpoint:
@@ -250,15 +268,18 @@ def _endpoint_of(node: Node, address: str) -> Endpoint:
     return next((e for e in node.candidates() if e.address == address), Endpoint(address, node.config.port))
 
 
-def _replace_pinned(node: Node, prober: Prober, lost: ProbeResult | None) -> None:
+def _replace_pinned(
+    node: Node, prober: Prober, lost: ProbeResult | None, seldom: _Seldom, *, until: float | None
+) -> None:
     """Pin another control plane if one is better than the one that stopped being usable; else leave things alone."""
-    if lost is not None:
+    if lost is not None and seldom.worth_saying("pinned", f"{lost.endpoint} {lost.detail}"):
         node.report.warning(f"the pinned control plane {lost.endpoint} is {lost.health.value}: {lost.detail}")
     order = node.candidates()
     race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
-    winner = find_live(prober.probe, race, node.clock)
+    winner = find_live(prober.probe, race, node.clock, until=until)
     if winner is None:
-        node.report.warning("no other control plane answers either; the block stays as it is")
+        if seldom.worth_saying("others", "none"):
+            node.report.warning("no other control plane answers either; the block stays as it is")
     elif lost is None or winner.endpoint != lost.endpoint:
         _write_pin(node, winner, race)
 

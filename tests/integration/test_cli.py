@@ -108,7 +108,11 @@ def test_shell_completion_in_a_real_bash(worker: Worker, tmp_path: Path) -> None
     program.chmod(0o755)
     script = """
         eval "$(_APIHA_COMPLETE=bash_source apiha)"
-        try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _apiha_completion apiha; echo "${COMPREPLY[@]}"; }
+        try() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            _apiha_completion apiha
+            echo "${COMPREPLY[@]}"
+        }
         try apiha re; try apiha --log-format ''; try apiha pin-host --wa
     """
     environ = worker.environ()

@@ -26,7 +26,9 @@ from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane, T
 
 CONTROL_PLANES = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
 VIP = "127.0.0.100"
-ORIGINAL = b"127.0.0.1\tlocalhost\n192.168.1.20  nas.example\t# caf\xe9\r\n\n::1 ip6-localhost"  # no final newline
+ORIGINAL = (
+    b"127.0.0.1\tlocalhost\n192.168.1.20  nas.example\t# caf\xe9\r\n\n::1 ip6-localhost"  # no final newline
+)
 PATIENCE = 30.0  # seconds; nothing here takes long, a loaded machine may
 
 
@@ -286,7 +288,7 @@ def on_a_terminal(
         env=worker.environ({"TERM": "xterm"}),
         cwd=worker.directory,
         start_new_session=True,
-        preexec_fn=_take_terminal,
+        preexec_fn=_take_terminal,  # noqa: PLW1509 (it makes one system call and takes no lock)
     )
     os.close(terminal)
     written, waiting = b"", dict(keys or {})
