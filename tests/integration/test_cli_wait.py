@@ -86,7 +86,7 @@ def test_a_vip_that_is_not_the_api_server(joined: Worker, cluster: Cluster, beha
     other.behaviour = behaviour
     cluster.vip.targets = [(other.address, other.port)]
     cluster.vip.start()
-    done = joined.run("bootstrap", "--timeout", "2s")
+    done = joined.run("--probe-timeout", "1s", "bootstrap", "--timeout", "1s")
     assert done.code == 4, done
     assert joined.addresses[0] == first.address
 
