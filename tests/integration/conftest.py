@@ -42,7 +42,7 @@ def start_plane(authority: Authority) -> Iterator[StartPlane]:
 def make_prober(authority: Authority) -> MakeProber:
     """A factory of probers; `ca_pem` and the other options are those of `make_ssl_context`."""
 
-    def make(timeout: float = 0.5, **options: Any) -> Prober:
+    def make(timeout: float = 10.0, **options: Any) -> Prober:
         ca_pem = options.pop("ca_pem", authority.ca_pem)
         return Prober(DEFAULT_HOST, make_ssl_context(ca_pem, **options), timeout)
 

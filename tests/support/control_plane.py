@@ -75,6 +75,7 @@ BEHAVIOURS: dict[str, str] = {
     "not_yet_valid": "as `ready`, with a certificate of the right CA that is valid from tomorrow on",
     "wrong_name": "as `ready`, with a certificate of the right CA for another name and the right address",
     "ip_only": "as `ready`, with a certificate of the right CA that names the address only",
+    "cn_only": "as `ready`, with a certificate of the right CA that has the name in its subject, and no SAN",
     "client_only": "as `ready`, with a certificate of the right CA and the right name, for TLS clients only",
 }
 
@@ -85,6 +86,7 @@ _CERTIFICATE_OF = {
     "not_yet_valid": "not_yet_valid",
     "wrong_name": "wrong_name",
     "ip_only": "ip_only",
+    "cn_only": "cn_only",
     "client_only": "client_only",
     "http10_tls": "self_signed",
 }
@@ -96,6 +98,7 @@ IMPOSTORS = (
     "not_yet_valid",
     "wrong_name",
     "ip_only",
+    "cn_only",
     "client_only",
     "http10",
     "http10_tls",
@@ -145,8 +148,8 @@ class Authority:
     ) -> Certificate:
         """A serving certificate.
 
-        `kind`: good, wrong_ca, self_signed, expired, not_yet_valid, wrong_name, ip_only, client_only. A good
-        one carries `host` and the names every API server has, not the address: nodes must not depend on it.
+        `kind`: good, wrong_ca, self_signed, expired, not_yet_valid, wrong_name, ip_only, cn_only, client_only. A
+        good one carries `host` and the names every API server has, not the address: nodes must not depend on it.
         `days` is how long it stays valid.
         """
         now = datetime.now(timezone.utc)
@@ -165,8 +168,8 @@ class Authority:
             names = ["registry.cluster.local"] + ([address] if address else [])
         elif kind == "ip_only":
             names = [address or "127.0.0.1"]
-        elif kind == "client_only":
-            return self._client_only(host)
+        elif kind in ("client_only", "cn_only"):
+            return self._unusual(kind, host)
         elif kind not in ("good", "wrong_ca"):
             raise ValueError(f"no such kind of certificate: {kind}")
         leaf = ca.issue_cert(*names, not_before=start, not_after=end)
@@ -203,8 +206,8 @@ class Authority:
         )
         return self._write("self_signed", *_pem(certificate, key))
 
-    def _client_only(self, host: str) -> Certificate:
-        """A certificate by the right CA for the right name, but for TLS clients (extended key usage)."""
+    def _unusual(self, kind: str, host: str) -> Certificate:
+        """A certificate by the right CA that no TLS server should show: see `client_only` and `cn_only`."""
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -216,22 +219,24 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(timezone.utc)
         ca_identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        certificate = (
+        for_clients = kind == "client_only"
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if for_clients else ExtendedKeyUsageOID.SERVER_AUTH
+        builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "system:node:worker-1")]))
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)]))
             .issuer_name(ca.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=365))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_identifier), critical=False
             )
-            .sign(ca_key, hashes.SHA256())
         )
-        return self._write("client_only", *_pem(certificate, key))
+        if for_clients:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        return self._write(kind, *_pem(builder.sign(ca_key, hashes.SHA256()), key))
 
     def _write(self, kind: str, cert: bytes, key: bytes) -> Certificate:
         with self._lock:

@@ -24,7 +24,7 @@ class StartPlane(Protocol):
 class MakeProber(Protocol):
     """Makes a prober that trusts the test's CA, unless told otherwise."""
 
-    def __call__(self, timeout: float = 0.5, **options: Any) -> Prober:
+    def __call__(self, timeout: float = 10.0, **options: Any) -> Prober:
         """The options are those of `make_ssl_context`."""
 
 
