@@ -31,7 +31,9 @@ class Source(Protocol):
     def list(self) -> tuple[list[Object], str]:
         """The objects, and the resourceVersion to watch from."""
 
-    def watch(self, resource_version: str, seconds: int, silence: float) -> Iterator[tuple[str, Object]]:
+    def watch(
+        self, resource_version: str, seconds: int, silence: float, on_open: Callable[[], None]
+    ) -> Iterator[tuple[str, Object]]:
         """(type, object) of each event."""
 
 
@@ -81,14 +83,18 @@ class Cache:
         if changed:
             self._on_change()
 
-    def put(self, item: Object) -> None:
-        """Take a newer state of one object; an older one is ignored, as an answer may overtake the watch."""
+    def put(self, item: Object, *, read: bool = False) -> None:
+        """Take a newer state of one object; an older one is ignored, as an answer may overtake the watch.
+
+        `read` is for an answer of the API server itself: it counts even if the watch says that there is no such
+        object, which it also does when the object merely lost the label that it is selected by.
+        """
         name = item["metadata"]["name"]
         with self._lock:
             held = self._items.get(name)
             if held is not None and version(item) <= version(held):
                 return
-            if version(item) <= max(self._floor, self._deleted.get(name, -1)) and held is None:
+            if held is None and not read and version(item) <= max(self._floor, self._deleted.get(name, -1)):
                 return
             self._items[name] = item
         self._on_change()
@@ -140,47 +146,47 @@ class Follower:
         self.connected = False
 
     def run(self, stop: threading.Event) -> None:
-        """Follow until `stop`."""
+        """Follow until `stop`.
+
+        A watch that ends, in order or not, goes on from the last version that it told, as long as the API server
+        still knows it (bookmarks see to that). If not (410 Gone), and when it is time, everything is listed anew.
+        """
+        resource_version: str | None = None
+        until = 0.0
         failures = 0
         while not stop.is_set():
             began = self._clock.monotonic()
+            restart: Restart = "closed"
             try:
-                items, resource_version = self._source.list()
-                self._cache.replace(items, resource_version)
-                self._on_error(None)
-                self.connected = True
-                self._follow(resource_version, stop)
-                failures = 0
-                continue
+                if resource_version is None or began >= until:
+                    items, resource_version = self._source.list()
+                    self._cache.replace(items, resource_version)
+                    self._opened()
+                    # A tenth more or less, so that replicas and watchers do not list in step.
+                    until = self._clock.monotonic() + self._resync * self._rng.uniform(0.9, 1.1)
+                seconds = max(1, round(until - self._clock.monotonic()))
+                for kind, item in self._source.watch(resource_version, seconds, _SILENCE, self._opened):
+                    resource_version = item.get("metadata", {}).get("resourceVersion") or resource_version
+                    if kind == "DELETED":
+                        self._cache.remove(item)
+                    elif kind in ("ADDED", "MODIFIED"):
+                        self._cache.put(item)
+                    if stop.is_set():
+                        return
+                if self._clock.monotonic() >= until - 1.0:
+                    continue  # its time was up, as asked for
             except ApiError as error:
-                lived = self._clock.monotonic() - began
-                failures = 0 if lived > _LIVED else failures + 1
-                if error.status == GONE:
-                    self._on_restart("expired")
+                restart = "expired" if error.status == GONE else "failed"
+                if restart == "expired":
+                    resource_version = None
                 else:
-                    self._on_restart("failed")
                     self._on_error(error)
-            finally:
-                self.connected = False
+            self.connected = False
+            self._on_restart(restart)
+            failures = 0 if self._clock.monotonic() - began > _LIVED else failures + 1
             # The first try after a loss comes soon, but not from every watcher in the same instant.
-            stop.wait(backoff(failures, self._rng, base=0.1, cap=5.0))
+            stop.wait(backoff(failures, self._rng, base=0.05, cap=5.0))
 
-    def _follow(self, resource_version: str, stop: threading.Event) -> None:
-        """Watch, and watch on where a watch ended in order, until it is time to list anew."""
-        # A tenth more or less, so that replicas and watchers do not list in step.
-        until = self._clock.monotonic() + self._resync * self._rng.uniform(0.9, 1.1)
-        failures = 0
-        while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
-            began = self._clock.monotonic()
-            for kind, item in self._source.watch(resource_version, max(1, round(left)), _SILENCE):
-                resource_version = item.get("metadata", {}).get("resourceVersion") or resource_version
-                if kind == "DELETED":
-                    self._cache.remove(item)
-                elif kind in ("ADDED", "MODIFIED"):
-                    self._cache.put(item)
-                if stop.is_set():
-                    return
-            if self._clock.monotonic() < until - 1.0:
-                self._on_restart("closed")
-                failures = 0 if self._clock.monotonic() - began > _LIVED else failures + 1
-                stop.wait(backoff(failures, self._rng, base=0.05, cap=5.0))
+    def _opened(self) -> None:
+        self.connected = True
+        self._on_error(None)

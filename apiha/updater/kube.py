@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import queue
 import socket
@@ -401,8 +402,12 @@ class Collectible:
         document = _call(self.function, self.namespace, **self.selector)
         return document.get("items") or [], document["metadata"]["resourceVersion"]
 
-    def watch(self, resource_version: str, seconds: int, silence: float) -> Iterator[tuple[str, Object]]:
+    def watch(
+        self, resource_version: str, seconds: int, silence: float, on_open: Callable[[], None]
+    ) -> Iterator[tuple[str, Object]]:
         """(type, object) of each event, bookmarks included, until the API server ends it after `seconds`.
+
+        `on_open` is called once the API server has accepted the watch, which may be long before the first event.
 
         `silence` (seconds) without a byte ends it as a failure. An error event is raised as ApiError; its
         status is 410 if the resourceVersion is too old.
@@ -414,8 +419,16 @@ class Collectible:
             "timeout_seconds": seconds,
             "_request_timeout": (CONNECT_TIMEOUT, silence),
         }
+
+        @functools.wraps(self.function)  # the client looks at the signature of what it is to call
+        def function(*arguments: Any, **keywords: Any) -> Any:
+            answer = self.function(*arguments, **keywords)
+            if answer.status == 200:
+                on_open()
+            return answer
+
         try:
-            for event in self.kube._watch(self.function, self.namespace, options):
+            for event in self.kube._watch(function, self.namespace, options):
                 yield event["type"], event["raw_object"]
         except ApiException as error:
             raise ApiError.of(error) from None

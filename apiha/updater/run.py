@@ -63,6 +63,7 @@ SOURCE_NAMESPACE, SOURCE_SERVICE = "default", "kubernetes"
 LEASE = "apiserver-updater"
 _TICK = 1.0  # s: the writer looks at everything this often even if nothing happened
 _WRITE_TIMEOUTS = (1.0, 2.0, 4.0)  # s: short at first, as a healthy API server answers in milliseconds
+_CONFLICTS = 5  # refused writes in a row that are repeated at once
 _WEDGED = 60.0  # s without a pass of the writer after which /healthz asks for a restart
 _SETTLE = 30.0  # s between two tries to find a direct way to a control plane
 _APPLY = "`apiha manifests ... | kubectl apply -f -` puts it right"
@@ -185,7 +186,7 @@ class Updater:
             renew_deadline=settings.renew_deadline,
             retry_period=settings.retry_period,
             rng=self.rng,
-            on_started=self._on_leading,
+            on_started=self._on_lease_taken,
             on_stopped=self._dirty.set,
         )
         self.checker = HealthChecker(
@@ -315,8 +316,7 @@ class Updater:
     def _on_lease(self) -> None:
         self.election.wake()
 
-    def _on_leading(self) -> None:
-        self.report.info("leading: this replica writes", term=self.lock.term)
+    def _on_lease_taken(self) -> None:
         self._dirty.set()
 
     def _on_switch(self, server: Server) -> None:
@@ -393,11 +393,15 @@ class Updater:
 
     def _write(self) -> None:
         """The writer's thread: one pass for each batch of news, and one a second."""
+        conflicts = 0
         while not self.stop_event.is_set():
             self._last_pass = self.clock.monotonic()
             self._dirty.clear()
             try:
                 again = self._pass()
+                conflicts = conflicts + 1 if again else 0
+                if conflicts > _CONFLICTS:
+                    raise ApiError(409, "somebody else keeps changing the slice")
             except ApiError as error:
                 self._write_failures += 1
                 self._on_api("write", error)
@@ -460,6 +464,7 @@ class Updater:
             self.checker.switch_on(self._planes(), off)
         self.metrics.leader.set(1)
         self._led = term
+        self.report.info("leading: this replica writes", term=term)
 
     def _follow_only(self) -> None:
         """A pass of a replica that does not lead."""
@@ -468,8 +473,8 @@ class Updater:
             self.checker.switch_off()
             self.metrics.healthy.clear()
             holder = self.lock.holder
-            by = f": {holder} does" if holder and holder != self.settings.identity else ""
-            self.report.warning(f"no longer leading{by}", holder=holder)
+            why = f"{holder} does" if holder != self.settings.identity else "the lease was not renewed in time"
+            self.report.warning(f"no longer leading: {why}", holder=holder)
         self.metrics.leader.set(0)
         live = self.live.items()
         self._look_at_service()
@@ -492,7 +497,7 @@ class Updater:
                     {**body, "metadata": bare, "endpoints": [], "ports": []}, self._time_limit(term)
                 )
                 self.metrics.writes.labels(name, "created").inc()
-                self.live.put(held)
+                self.live.put(held, read=True)
             meta = {
                 **body["metadata"],
                 "resourceVersion": held["metadata"]["resourceVersion"],
@@ -502,7 +507,7 @@ class Updater:
         except ApiError as error:
             if error.status == 409:  # changed or created meanwhile
                 self.metrics.writes.labels(name, "conflict").inc()
-                self.live.put(self.kube.read_slice(self.target.namespace, name))
+                self.live.put(self.kube.read_slice(self.target.namespace, name), read=True)
                 return False
             if error.status == 404:
                 self.metrics.writes.labels(name, "conflict").inc()
