@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from apiha.cluster import NotLearned, parse_slices
+from apiha.config import read_text
 from apiha.endpoint import Endpoint
 from apiha.errors import (
     EXIT_CONFIG,
@@ -108,7 +109,12 @@ class Kubectl:
     """The cluster, asked through kubectl."""
 
     def __init__(self, kubeconfig: Path | None, program: str = "kubectl") -> None:
-        """`kubeconfig` None leaves the choice to kubectl: $KUBECONFIG, ~/.kube/config, the Pod's own."""
+        """`kubeconfig` None leaves the choice to kubectl: $KUBECONFIG, ~/.kube/config, the Pod's own.
+
+        Raises ConfigError for a file that cannot be read.
+        """
+        if kubeconfig is not None:
+            read_text(kubeconfig, "a kubeconfig")
         self._command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else [])]
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -138,11 +144,8 @@ class Kubectl:
     def create(self, documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """POST objects and return what came of them; raises like `get`."""
         listing = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        answer = json.loads(
-            self._checked(self.run("create", "-f", "-", "-o", "json", stdin=json.dumps(listing)))
-        )
-        items: list[dict[str, Any]] = answer["items"] if answer["kind"] == "List" else [answer]
-        return items
+        answer = self._checked(self.run("create", "-f", "-", "-o", "yaml", stdin=json.dumps(listing)))
+        return list(yaml.safe_load_all(answer))
 
     def apply_dry_run(self, document: Mapping[str, Any]) -> None:
         """What `kubectl apply` would do, as far as the API server says without doing it; raises like `get`."""
@@ -446,6 +449,8 @@ def _server_dry_run(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]]) ->
         try:
             kubectl.apply_dry_run(document)
         except ApiError as error:
+            if document["kind"] == "RoleBinding" and error.reason == "NotFound":
+                continue  # its Role, which a dry run does not leave behind
             code = EXIT_NOT_PERMITTED if error.reason == "Forbidden" else EXIT_CONFIG
             findings.append(failed(f"{what}: the API server would refuse it: {error}", code))
         except NoControlPlane as error:
