@@ -180,8 +180,13 @@ class Journal:
     def record(self, before: bytes, after: bytes, mode: int) -> None:
         """Keep both, before the first byte is written. Raises OSError."""
         # The backup comes last and goes first: where it is, the other one is too.
-        for path, data in ((self.intended, after), (self.backup, before)):
-            _install(str(path), data, lambda descriptor: os.fchmod(descriptor, mode), lambda: None)
+        try:
+            for path, data in ((self.intended, after), (self.backup, before)):
+                _install(str(path), data, lambda descriptor: os.fchmod(descriptor, mode), lambda: None)
+        except BaseException:
+            with suppress(OSError):
+                self.discard()
+            raise
 
     def load(self) -> tuple[bytes, bytes]:
         """(before, after). Raises OSError: EBADF if another user made those files.
@@ -189,7 +194,9 @@ class Journal:
         In a folder like /tmp anybody could, to have them written over the hosts file.
         """
         for path in (self.backup, self.intended):
-            status = os.lstat(path)
+            status = _lstat(str(path))
+            if status is None:
+                continue  # somebody removed it: `read` says no bytes
             if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
                 raise OSError(
                     errno.EBADF, "not a backup that apiha made: look at it, then remove it", str(path)

@@ -371,6 +371,14 @@ def test_what_another_program_wrote_after_the_kill_stays(hosts: HostsFile, path:
     assert not hosts.update(lambda data: data).warnings
 
 
+def test_half_a_journal_is_no_obstacle(hosts: HostsFile, path: Path) -> None:
+    """Whoever removed one of its two files does not keep apiha from working; no bytes are lost."""
+    path.with_name("hosts.apiha-backup").write_bytes(b"10.0.0.1 old\n")
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(ORIGINAL)
+    assert path.with_name("hosts.apiha-saved").read_bytes() == b"10.0.0.1 old\n"
+
+
 def test_a_backup_that_somebody_else_planted_is_not_used(
     hosts: HostsFile, path: Path, tmp_path: Path
 ) -> None:

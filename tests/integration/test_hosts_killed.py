@@ -1,0 +1,199 @@
+"""Writers killed at any moment, and many writers at once: the hosts file stays whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from apiha.hosts import HostsFile, current, render, splice
+from tests.support.mountns import mount, run
+
+HOST = "apiserver.cluster.local"
+KILLS = 220
+WRITERS = 200
+# A megabyte, so that there is a while in which a kill hits the writing itself.
+ORIGINAL = (
+    b"".join(b"0.0.0.0 ads-%07d.example\n" % number for number in range(40_000)) + b"\xff\xfe no newline"
+)
+# The block stands in front, so that a longer or shorter one moves every byte after it.
+STATES = tuple(
+    splice(b"", HOST, addresses).data + ORIGINAL
+    for addresses in (["10.0.0.11"], ["10.96.0.100", "10.0.0.11", "10.0.0.12"])
+)
+
+
+def fork(work: Callable[[], None]) -> int:
+    """A child that does `work` and exits: 0, or 1 if that raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    return child
+
+
+def write_for_ever(hosts: HostsFile, ready: int) -> None:
+    """Write the states in turn; `ready` is written to before the first."""
+    os.write(ready, b".")
+    for data in cycle(STATES):  # worked out beforehand, so that nearly all of the time is spent writing
+        hosts.update(lambda _, data=data: data)  # type: ignore[misc]
+
+
+def kill_writers(
+    path: Path, begun: Callable[[], bool], within: float, next_run: Callable[[], None], every: int
+) -> dict[str, int]:
+    """Kill writers with SIGKILL at random moments, `within` seconds after each has `begun`; KILLS times.
+
+    The file is looked at after each kill, and must be whole after every `every`th one and the `next_run`.
+    """
+    hosts = HostsFile(path, state_dir=path.parent / "state")
+    hosts.update(lambda _: STATES[0])
+    rng = random.Random(1)
+    counts = {"kills": 0, "torn": 0, "first": 0, "second": 0, "leftovers": 0}
+    for number in range(KILLS):
+        reader, ready = os.pipe()
+        child = fork(lambda: write_for_ever(hosts, ready))  # noqa: B023  # it runs before the next round
+        os.close(ready)
+        select.select([reader], [], [])
+        os.close(reader)
+        while not begun():
+            pass
+        time.sleep(rng.uniform(0, within))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        counts["kills"] += 1
+        counts["torn"] += path.read_bytes() not in STATES
+        counts["leftovers"] += any(name.startswith(".hosts.apiha-") for name in os.listdir(path.parent))
+        if number % every:
+            continue
+        next_run()
+        data = path.read_bytes()
+        assert data in STATES, "the hosts file is torn"
+        counts["first"] += data == STATES[0]
+        counts["second"] += data == STATES[1]
+    hosts.unpin()
+    assert path.read_bytes() == ORIGINAL
+    assert os.listdir(path.parent) == ["hosts"]
+    return counts
+
+
+def killed_before_the_rename(folder: Path) -> dict[str, Any]:
+    path = folder / "hosts"
+    path.write_bytes(ORIGINAL)
+    return kill_writers(path, lambda: True, 0.02, lambda: None, every=1)
+
+
+def test_a_killed_writer_never_leaves_a_torn_file(tmp_path: Path) -> None:
+    """220 SIGKILLs at random moments of writing: always all of the old bytes or all of the new ones."""
+    counts = run(killed_before_the_rename, tmp_path, namespace=False)
+    assert counts["kills"] == KILLS
+    assert counts["torn"] == 0
+    assert counts["leftovers"] > 0, f"the kills missed the writing: {counts}"
+    assert min(counts["first"], counts["second"]) > 0, counts
+
+
+def killed_in_place(folder: Path) -> dict[str, Any]:
+    mount("-t", "tmpfs", "none", folder)  # quick, so that the kills are spread over many writes
+    path = folder / "etc" / "hosts"
+    path.parent.mkdir()
+    path.touch()
+    source = folder / "source"
+    source.write_bytes(ORIGINAL)
+    mount("--bind", source, path)
+    recovered = []
+
+    def next_run() -> None:
+        recovered.extend(HostsFile(path, state_dir=folder / "state").update(lambda data: data).warnings)
+
+    # The backup is there from before the first byte is written until after the last one.
+    # Every other writer finds what the last one left, and may be killed while it makes that good.
+    counts = kill_writers(path, lambda: HostsFile(path).interrupted() is not None, 0.003, next_run, every=2)
+    assert path.stat().st_ino == source.stat().st_ino
+    return {**counts, "recovered": len(recovered), "words": sorted(set(recovered))}
+
+
+def test_a_writer_killed_in_place_is_made_good_by_the_next_run(tmp_path: Path) -> None:
+    """A bind-mounted file cannot be replaced: a kill may tear it; the next run restores it and says so."""
+    counts = run(killed_in_place, tmp_path)
+    assert counts["kills"] == KILLS
+    assert 0 < counts["recovered"] <= counts["torn"], f"the kills missed the writing: {counts}"
+    assert len(counts["words"]) == 1
+    assert counts["words"][0].endswith(
+        "was half written by a run that was killed: its bytes of before are restored"
+    )
+
+
+def many_at_once(path: Path, write: Callable[[HostsFile, int], object]) -> list[int]:
+    """Let WRITERS processes go at the same moment; returns their exit codes."""
+    hosts = HostsFile(path, state_dir=path.parent / "state")
+    gate, open_gate = os.pipe()
+
+    def work(number: int) -> None:
+        os.close(open_gate)
+        os.read(gate, 1)  # end of file, for all of them at once
+        write(hosts, number)
+
+    children = [fork(lambda number=number: work(number)) for number in range(WRITERS)]  # type: ignore[misc]
+    os.close(open_gate)
+    os.close(gate)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def concurrent(folder: Path) -> dict[str, Any]:
+    path = folder / "hosts"
+    render(HOST, ["10.0.0.1"])  # imports once what each process would
+    original = b"127.0.0.1 localhost\n10.0.0.9 db " + HOST.encode() + b"\n# no newline"
+    path.write_bytes(original)
+
+    def pin(hosts: HostsFile, number: int) -> object:
+        return hosts.pin(HOST, [f"10.0.{number}.1", f"10.0.{number}.2"], "adopt", lock_timeout=60)
+
+    codes = many_at_once(path, pin)
+    state = current(path.read_bytes(), HOST)
+    beside = os.listdir(folder)
+    HostsFile(path).unpin()
+    return {
+        "failed": sum(map(bool, codes)),
+        "addresses": state.addresses,
+        "damage": state.damage,
+        "beside": beside,
+        "restored": path.read_bytes() == original,
+    }
+
+
+def test_two_hundred_processes_leave_one_valid_block(tmp_path: Path) -> None:
+    """Each one succeeds, the block is that of one of them, and the first bytes come back."""
+    result = run(concurrent, tmp_path, namespace=False)
+    number = result["addresses"][0].split(".")[2]
+    assert result == {
+        "failed": 0,
+        "addresses": [f"10.0.{number}.1", f"10.0.{number}.2"],
+        "damage": [],
+        "beside": ["hosts"],
+        "restored": True,
+    }
+
+
+def concurrent_lines(folder: Path) -> dict[str, Any]:
+    path = folder / "hosts"
+    path.write_bytes(b"")
+
+    def append(hosts: HostsFile, number: int) -> object:
+        return hosts.update(lambda data: data + b"%d\n" % number, lock_timeout=60)
+
+    codes = many_at_once(path, append)
+    return {"failed": sum(map(bool, codes)), "lines": sorted(map(int, path.read_bytes().split()))}
+
+
+def test_no_update_of_two_hundred_is_lost(tmp_path: Path) -> None:
+    """Every process's change is in the file: they really take turns, from reading to rename."""
+    assert run(concurrent_lines, tmp_path, namespace=False) == {"failed": 0, "lines": list(range(WRITERS))}
