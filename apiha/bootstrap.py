@@ -149,10 +149,6 @@ def _write_pin(node: Node, winner: ProbeResult, race: Race) -> tuple[str, ...]:
     addresses = addresses_for_block(
         winner.endpoint.address, order, fallbacks=node.config.fallbacks, failed=failed
     )
-    if node.config.insecure_skip_tls_verify:
-        node.report.warning(
-            "certificates are not verified (insecure_skip_tls_verify): this may be any machine"
-        )
     took = f"{winner.latency * 1000:.0f} ms"
     _write(
         node,

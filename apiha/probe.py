@@ -107,8 +107,8 @@ def make_ssl_context(
     else:
         try:
             context.load_verify_locations(cadata=ca_pem or "")
-        except (ssl.SSLError, ValueError) as error:
-            raise ValueError(f"no usable CA certificate in it ({_ssl_words(error)})") from None
+        except (ssl.SSLError, ValueError):
+            raise ValueError("holds no usable CA certificate; expected the cluster's CA as PEM text") from None
     if client_cert is not None:
         try:
             # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
