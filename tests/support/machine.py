@@ -202,7 +202,7 @@ class Machine:
         """Whether the machine is switched on."""
         return self._nspawn is not None and self._nspawn.poll() is None
 
-    def boot(self, timeout: float = 30.0) -> None:
+    def boot(self, timeout: float = 60.0) -> None:
         """Switch on; returns as soon as systemd takes commands, which is long before the boot is finished.
 
         Raises RuntimeError, with the console's output, if it does not within `timeout` seconds.
@@ -356,7 +356,7 @@ class Machine:
                     )
         return listed
 
-    def wait_until(self, predicate: Callable[[], T], what: str, timeout: float = 30.0) -> T:
+    def wait_until(self, predicate: Callable[[], T], what: str, timeout: float = 60.0) -> T:
         """Wait for `predicate` to be true; returns what it returned then.
 
         Raises AssertionError, naming `what`, after `timeout` seconds.
@@ -368,7 +368,7 @@ class Machine:
             time.sleep(_POLL)
         return result
 
-    def wait_for_journal(self, unit: str, text: str, timeout: float = 30.0) -> Entry:
+    def wait_for_journal(self, unit: str, text: str, timeout: float = 60.0) -> Entry:
         """Wait for the first line of this boot's journal of `unit` that contains `text`; returns it."""
 
         def found() -> Entry | None:
