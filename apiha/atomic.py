@@ -264,10 +264,7 @@ def _copy_attributes(descriptor: int, path: str, like: os.stat_result | None) ->
     if like is None:
         os.fchmod(descriptor, 0o644)
         return
-    own = os.fstat(descriptor)
-    if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
-        os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))  # after the owner: chown(2) may clear bits
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
     theirs, mine = _xattrs(path), _xattrs(descriptor)
     for name, value in theirs.items():
         if mine.get(name) != value and name not in _XATTRS_OF_CONTENT:
@@ -275,6 +272,10 @@ def _copy_attributes(descriptor: int, path: str, like: os.stat_result | None) ->
                 os.setxattr(descriptor, name, value)
     if _ACL in mine and _ACL not in theirs:  # inherited from the folder's default ACL
         os.removexattr(descriptor, _ACL)
+    own = os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+        # Last: mode and attributes of a file that is no longer ours would take CAP_FOWNER, which the units drop.
+        os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
 def _xattrs(file: str | int) -> dict[str, bytes]:
