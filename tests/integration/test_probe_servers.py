@@ -387,7 +387,7 @@ _NOISE = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=_NOISE)
 def test_no_answer_makes_a_probe_raise(
     script: bytes, scripted: ControlPlane, make_prober: MakeProber
@@ -404,7 +404,7 @@ def test_no_answer_makes_a_probe_raise(
         assert script[9:12] == b"200"
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=st.integers(200, 999))
 def test_status_decides(status: int, scripted: ControlPlane, make_prober: MakeProber) -> None:
     """200 is ready, 401 and 403 are alive, any other final status is not ready."""

@@ -296,7 +296,7 @@ _odd = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=200), _documents, _odd))
 def test_any_file_gives_a_config_or_a_config_error(content: bytes, tmp_path: Path) -> None:
     """Whatever the file holds, the outcome is a Config or one line of ConfigError; never anything else."""
@@ -312,7 +312,7 @@ def test_any_file_gives_a_config_or_a_config_error(content: bytes, tmp_path: Pat
     assert len(message.splitlines()) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     variables=st.dictionaries(st.sampled_from([s.variable for s in SETTINGS]), _words, max_size=4),
     flags=st.dictionaries(
