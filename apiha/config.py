@@ -6,7 +6,6 @@ commented template that `apiha install` writes and the reference in docs/configu
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -449,6 +448,8 @@ def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
 
 
 def _suggestion(key: object) -> str:
+    import difflib
+
     close = difflib.get_close_matches(str(key), _BY_KEY, n=1)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(_BY_KEY)}"
 

@@ -108,7 +108,9 @@ def make_ssl_context(
         try:
             context.load_verify_locations(cadata=ca_pem or "")
         except (ssl.SSLError, ValueError):
-            raise ValueError("holds no usable CA certificate; expected the cluster's CA as PEM text") from None
+            raise ValueError(
+                "holds no usable CA certificate; expected the cluster's CA as PEM text"
+            ) from None
     if client_cert is not None:
         try:
             # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
@@ -132,9 +134,19 @@ class Prober:
         """`host` is the name the certificates must carry, `timeout` (seconds) bounds a whole probe."""
         self.host = host
         self.timeout = timeout
-        self._context = context
-        self._client_lock = threading.Lock()
-        self._client: httpx.Client | None = None
+        # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the
+        # hedge delay, and each pin would ask two control planes instead of one.
+        import httpx
+
+        self._client = httpx.Client(
+            verify=context,
+            trust_env=False,  # no proxy, no SSL_CERT_FILE: what is asked is this address and no other
+            follow_redirects=False,
+            timeout=timeout,
+            # A kept connection would say nothing about the next one: every probe makes its own.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            headers={"User-Agent": f"apiha/{__version__}", "Accept": "*/*"},
+        )
 
     @classmethod
     def from_config(cls, config: Config, *, ignore_validity_period: bool = False) -> Prober:
@@ -157,22 +169,6 @@ class Prober:
                 f"client_cert: {message}" if "client cert" in message else f"{source}: {message}"
             ) from None
         return cls(config.host, context, config.probe_timeout)
-
-    def _http(self) -> httpx.Client:
-        with self._client_lock:
-            if self._client is None:
-                import httpx  # 80 ms; only those who probe pay for it
-
-                self._client = httpx.Client(
-                    verify=self._context,
-                    trust_env=False,  # no proxy, no SSL_CERT_FILE: what is asked is this address and no other
-                    follow_redirects=False,
-                    timeout=self.timeout,
-                    # A kept connection would say nothing about the next one: every probe makes its own.
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-                    headers={"User-Agent": f"apiha/{__version__}", "Accept": "*/*"},
-                )
-            return self._client
 
     def probe(self, endpoint: Endpoint) -> ProbeResult:
         """Ask one address; takes at most `timeout` seconds, and reports trouble as a result, never as an exception."""
@@ -198,7 +194,7 @@ class Prober:
             extensions: dict[str, Any] = {"sni_hostname": self.host, "trace": deadline.watch}
             try:
                 url = f"https://{endpoint}{path}"
-                with self._http().stream("GET", url, headers=headers, extensions=extensions) as response:
+                with self._client.stream("GET", url, headers=headers, extensions=extensions) as response:
                     yield response
             except Exception:
                 if not deadline.passed:
