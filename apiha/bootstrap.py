@@ -105,7 +105,7 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
         require_control_plane(node.config)
     start = node.clock.monotonic()
     deadline = start + wait
-    attempt = 0
+    attempt, failures = 0, "no answer in time"
     while True:
         race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
         node.report.status(
@@ -117,10 +117,10 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
         winner = find_live(prober.probe, race, node.clock, until=deadline if attempt else None)
         if winner is not None:
             return _write_pin(node, winner, race)
-        failures = "; ".join(f"{r.endpoint} {r.health.value}: {r.detail}" for r in race.results.values())
+        failures = _failures(race) or failures  # the last race may have been cut before any answer
         remaining = deadline - node.clock.monotonic()
         if remaining <= 0:
-            raise NoControlPlane(f"no live control plane: {failures or 'no answer in time'}")
+            raise NoControlPlane(f"no live control plane: {failures}")
         pause = min(backoff(attempt, node.rng), remaining)
         node.report.info(
             f"no live control plane yet ({failures}); next try in {pause:.1f} s", attempt=attempt + 1
@@ -128,6 +128,11 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
         node.report.status("no live control plane yet", node.clock.monotonic() - start, remaining)
         node.clock.sleep(pause)
         attempt += 1
+
+
+def _failures(race: Race) -> str:
+    """Why each candidate was no good, in one line."""
+    return "; ".join(f"{r.endpoint} {r.health.value}: {r.detail}" for r in race.results.values())
 
 
 def _write_own(node: Node) -> tuple[str, ...]:
@@ -350,8 +355,7 @@ def _keep_or_pin(node: Node, prober: Prober, block: tuple[str, ...]) -> tuple[st
     race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
     winner = find_live(prober.probe, race, node.clock)
     if winner is None:
-        failures = "; ".join(f"{r.endpoint} {r.health.value}: {r.detail}" for r in race.results.values())
-        raise NoControlPlane(f"nothing answers, the block stays as it is: {failures}")
+        raise NoControlPlane(f"nothing answers, the block stays as it is: {_failures(race)}")
     addresses = _write_pin(node, winner, race)
     learn(node, winner.endpoint)
     return addresses

@@ -85,10 +85,11 @@ class Reporter:
             # Readers of a pipe want pure JSON; journald alone takes the prefix off again.
             prefix = f"<{PRIORITY[level]}>" if self._journal else ""
             self._put(prefix + json.dumps(record, default=str) + "\n")
-        elif self._terminal:
-            self._put(f"apiha: {'' if level == 'info' else level + ': '}{message}\n")
         else:
-            self._put(f"<{PRIORITY[level]}>apiha: {'' if level == 'info' else level + ': '}{message}\n")
+            text = f"{'' if level == 'info' else level + ': '}{message}\n"
+            prefix = "" if self._terminal else f"<{PRIORITY[level]}>"
+            # journald names the program itself.
+            self._put(prefix + text if self._journal else f"{prefix}apiha: {text}")
 
     def _width(self) -> int:
         try:
