@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from python_hosts import HostsEntry
 
@@ -23,6 +23,8 @@ from apiha.hosts import (
 )
 
 HOST = "api.example"
+# A busy machine is no failure.
+patient = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 addresses = st.sampled_from(
     [b"127.0.0.1", b"10.0.0.1", b"10.0.0.2", b"::1", b"fd00::1", b"fe80::1%eth0", b"::ffff:10.0.0.1"]
@@ -157,6 +159,7 @@ _VALID = {
 }
 
 
+@patient
 @given(foreign_files, wanted, wanted)
 @example(b"10.0.0.1 api.example\0x", ["10.0.0.1"], ["10.0.0.2"])
 @example(b"10.0.0.1 api.example\r\n127.0.0.1 a", ["10.0.0.1"], ["10.0.0.2"])
@@ -172,6 +175,7 @@ def test_the_very_first_bytes_come_back(data: bytes, first: list[str], second: l
     assert splice(swapped, HOST, first, "adopt").data == pinned
 
 
+@patient
 @given(foreign_files, wanted, wanted)
 def test_bytes_outside_the_block_are_identical(data: bytes, first: list[str], second: list[str]) -> None:
     """Without a foreign line not one byte outside the block is different; with one, only adopted lines are."""
@@ -185,6 +189,7 @@ def test_bytes_outside_the_block_are_identical(data: bytes, first: list[str], se
     assert b"\n".join(unmarked) == data + own_newline
 
 
+@patient
 @given(foreign_files, wanted)
 def test_refuse_writes_nothing_and_names_the_line(data: bytes, addresses: list[str]) -> None:
     """A pin is refused exactly when a foreign line names the host."""
@@ -196,6 +201,7 @@ def test_refuse_writes_nothing_and_names_the_line(data: bytes, addresses: list[s
         assert splice(data, HOST, addresses, "refuse") == splice(data, HOST, addresses, "adopt")
 
 
+@patient
 @given(st.one_of(edited_files(), foreign_files), wanted)
 def test_one_right_block_whatever_was_there(data: bytes, addresses: list[str]) -> None:
     """After a pin there is one undamaged block with these addresses, and nothing else names the host."""
@@ -208,6 +214,7 @@ def test_one_right_block_whatever_was_there(data: bytes, addresses: list[str]) -
     assert splice(edit.data, HOST, addresses).data == edit.data
 
 
+@patient
 @given(st.one_of(edited_files(), foreign_files), wanted)
 def test_unpin_after_a_pin_is_unpin(data: bytes, addresses: list[str]) -> None:
     """A pin adds nothing and loses nothing that unpin would not have left, even where the block was edited."""
@@ -216,6 +223,7 @@ def test_unpin_after_a_pin_is_unpin(data: bytes, addresses: list[str]) -> None:
     assert remove(removed, HOST).data == removed
 
 
+@patient
 @given(st.one_of(edited_files(), foreign_files), wanted)
 def test_only_the_host_changes_its_meaning(data: bytes, addresses: list[str]) -> None:
     """Every other name keeps the addresses that it had outside blocks, also when its line is adopted."""
@@ -226,6 +234,7 @@ def test_only_the_host_changes_its_meaning(data: bytes, addresses: list[str]) ->
     assert says(pinned) - says(pinned, but=key) == expected
 
 
+@patient
 @given(edited_files(), wanted)
 def test_no_line_vanishes_without_a_word(data: bytes, addresses: list[str]) -> None:
     """A line is in the new file, or reported as dropped, or one that apiha wrote into its block itself."""
@@ -254,6 +263,7 @@ def test_no_line_vanishes_without_a_word(data: bytes, addresses: list[str]) -> N
             assert line.removeprefix(ADOPTED) in kept or line.startswith((b"# BEGIN apiha", END))
 
 
+@patient
 @given(st.one_of(edited_files(), foreign_files))
 def test_the_parts_are_the_file(data: bytes) -> None:
     """Taking apart loses no byte, and line numbers are those of an editor."""
@@ -282,6 +292,7 @@ plain_lines = st.builds(
 )
 
 
+@patient
 @given(st.one_of(plain_lines, st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)))
 @example("10.0.0.1 other API.EXAMPLE # x")
 def test_what_python_hosts_finds_is_found(line: str) -> None:
@@ -291,6 +302,7 @@ def test_what_python_hosts_finds_is_found(line: str) -> None:
         assert find_foreign(line.encode(), HOST)
 
 
+@patient
 @given(st.one_of(edited_files(), foreign_files))
 def test_reading_never_fails(data: bytes) -> None:
     """Whatever is in the file, looking at it raises nothing, and messages hold no control character."""
