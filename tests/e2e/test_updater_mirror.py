@@ -67,7 +67,11 @@ def test_first_run_creates_the_slice(space: Space) -> None:
 
 def test_control_planes_come_go_and_are_replaced(space: Space, updater: Updater) -> None:
     """Each change of the `kubernetes` slice is mirrored: one more, one less, another one, another port."""
-    for addresses in (["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"], ["192.0.2.2"], ["192.0.2.9", "192.0.2.10"]):
+    for addresses in (
+        ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"],
+        ["192.0.2.2"],
+        ["192.0.2.9", "192.0.2.10"],
+    ):
         space.set_source(addresses)
         space.wait_mirrored(addresses)
     space.set_source(["192.0.2.9"], port=7443)
@@ -128,7 +132,8 @@ def test_hand_edits_are_put_back_and_foreign_fields_stay(space: Space, updater: 
                 item["metadata"]["resourceVersion"] != edited
                 and addresses_of(item) == THREE
                 and item["ports"][0]["port"] == 6443
-                and item["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == "apiserver-updater.apiha"
+                and item["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"]
+                == "apiserver-updater.apiha"
             )
 
         wait_for(f"{edit} is undone", right)
@@ -143,7 +148,8 @@ def test_a_slice_taken_out_of_the_service_or_deleted_comes_back(space: Space, up
     path = f"{SLICES}/{space.namespace}/endpointslices/apiserver"
     space.api.ok("PATCH", path, {"metadata": {"labels": {"kubernetes.io/service-name": None}}})
     wait_for(
-        "the label is back", lambda: "kubernetes.io/service-name" in (space.mirror()["metadata"].get("labels") or {})
+        "the label is back",
+        lambda: "kubernetes.io/service-name" in (space.mirror()["metadata"].get("labels") or {}),
     )
     assert space.mirrored() == THREE
     space.api.ok("DELETE", path)
@@ -234,7 +240,9 @@ def test_metrics_say_what_is(space: Space, updater: Updater) -> None:
 def test_without_rights_it_says_which_and_goes_on_once_it_has_them(space: Space) -> None:
     """RBAC missing: each refusal is said once, the process stays up, and works when the rights are given."""
     user = f"updater-{space.namespace}"
-    with Updater(space.cluster, space.namespace, *QUIET, kubeconfig=space.cluster.kubeconfig(user)) as updater:
+    with Updater(
+        space.cluster, space.namespace, *QUIET, kubeconfig=space.cluster.kubeconfig(user)
+    ) as updater:
         for what in ("watch-kubernetes", "watch-slices", "watch-service", "lease"):
             line = updater.wait_said(f"not permitted ({what})")
             assert "kubectl apply" in line["message"]
@@ -246,7 +254,11 @@ def test_without_rights_it_says_which_and_goes_on_once_it_has_them(space: Space)
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
             "metadata": {"name": user},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "cluster-admin",
+            },
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         }
         space.api.ok("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
@@ -265,7 +277,9 @@ def test_a_resource_version_too_old_is_recovered_from(space: Space) -> None:
         for i in range(20):
             space.set_source([f"192.0.2.{100 + i}"])
         revision = int(space.api.ok("GET", f"{SLICES}/default/endpointslices")["metadata"]["resourceVersion"])
-        compacted = httpx.post(f"{cluster._etcd}/v3/kv/compaction", json={"revision": revision}, trust_env=False)
+        compacted = httpx.post(
+            f"{cluster._etcd}/v3/kv/compaction", json={"revision": revision}, trust_env=False
+        )
         assert compacted.is_success, compacted.text
         cluster.kill_apiserver(0)
         cluster.start_apiserver(0)  # with nothing in its watch cache from before

@@ -225,7 +225,11 @@ class Updater:
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far, parsed; a line that is no JSON (a traceback) is a failure."""
-        return [json.loads(line) for line in self.log_path.read_text().splitlines(keepends=True) if line[-1:] == "\n"]
+        return [
+            json.loads(line)
+            for line in self.log_path.read_text().splitlines(keepends=True)
+            if line[-1:] == "\n"
+        ]
 
     def said(self, text: str) -> list[dict[str, Any]]:
         """The lines whose message holds the text."""
@@ -233,7 +237,9 @@ class Updater:
 
     def wait_said(self, text: str, times: int = 1, limit: float = 30.0) -> dict[str, Any]:
         """The line, once it is there this often."""
-        return wait_for(f"{text!r} in the log", lambda: len(self.said(text)) >= times and self.said(text), limit)[-1]
+        return wait_for(
+            f"{text!r} in the log", lambda: len(self.said(text)) >= times and self.said(text), limit
+        )[-1]
 
     @property
     def port(self) -> int | None:

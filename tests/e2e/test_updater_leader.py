@@ -1,0 +1,335 @@
+"""Several updaters on one real API server: one writes, whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.kube import Cluster
+from tests.support.updater import SLICES, Api, Space, Updater, addresses_of, wait_for
+
+pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+
+QUIET = ("--no-health-check",)
+QUICK = (*QUIET, "--lease-duration", "4s", "--renew-deadline", "3s", "--retry-period", "1s")
+THREE = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+LEADER = "apiserver-updater.apiha/leader"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One API server that leaves the `kubernetes` endpoints to the tests."""
+    with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def space(cluster: Cluster) -> Iterator[Space]:
+    """A fresh namespace with the Service in it."""
+    api = Api(cluster)
+    space = Space(cluster, api)
+    space.make_service()
+    yield space
+    api.close()
+
+
+class History:
+    """Every version of the mirrored slice that the API server ever had, by a watch of its own."""
+
+    def __init__(self, space: Space, seconds: int) -> None:
+        self._space = space
+        self._api = Api(space.cluster)
+        self._seconds = seconds
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self.versions: list[dict[str, Any]] = []
+        self._thread.start()
+
+    def _follow(self) -> None:
+        path = f"{SLICES}/{self._space.namespace}/endpointslices"
+        with contextlib.suppress(httpx.HTTPError):  # the test, and with it the API server, ended first
+            for event in self._api.stream(f"{path}?watch=1&timeoutSeconds={self._seconds}&resourceVersion=0"):
+                if (
+                    event["type"] in ("ADDED", "MODIFIED")
+                    and event["object"]["metadata"]["name"] == "apiserver"
+                ):
+                    self.versions.append(event["object"])
+
+    def writers(self) -> list[str]:
+        """Who wrote each version, in order, without repetitions."""
+        marks = [(item["metadata"].get("annotations") or {}).get(LEADER, "") for item in list(self.versions)]
+        return [mark.split("/")[0] for mark, _ in itertools.groupby(marks) if mark]
+
+
+def standing_by(space: Space, leader: Updater, *flags: str) -> Updater:
+    """A second updater that is ready to take over from `leader`."""
+    other = Updater(space.cluster, space.namespace, *flags, name="standby")
+    wait_for("the second stands by", lambda: other.get("/readyz").status_code == 200)
+    assert leader.leads
+    assert not other.leads
+    return other
+
+
+def test_only_the_leader_writes(space: Space) -> None:
+    """Of two replicas one writes and the other follows: it makes no write at all, and knows the addresses."""
+    with Updater(space.cluster, space.namespace, *QUIET) as first:
+        space.wait_mirrored(THREE)
+        with standing_by(space, first, *QUIET) as second:
+            for i in range(20):
+                space.set_source([f"192.0.2.{10 + i}"])
+            space.wait_mirrored(["192.0.2.29"])
+            assert second.metric("writes_total") == 0
+            wait_for("it has followed", lambda: second.metric("mirrored_addresses", family="IPv4") == 1)
+            assert second.metric("last_sync_age_seconds") < 5
+            assert space.lease()["holderIdentity"] == first.identity
+
+
+def test_sigterm_hands_over_in_under_two_seconds(space: Space) -> None:
+    """A leader that is told to end lets the lease go, and the other writes a new change within 2 s of the signal."""
+    with Updater(space.cluster, space.namespace, *QUIET) as first:
+        space.wait_mirrored(THREE)
+        with standing_by(space, first, *QUIET) as second:
+            started = time.monotonic()
+            first.process.terminate()
+            space.set_source(["192.0.2.50"])
+            wait_for("the second has written", lambda: mark_of(space).startswith(second.identity), pause=0.01)
+            space.wait_mirrored(["192.0.2.50"])
+            took = time.monotonic() - started
+            assert took < 2.0, f"took over after {took:.2f} s"
+            assert first.process.wait(10) == 0
+            assert first.said("released the lease")
+
+
+def test_sigkill_hands_over_after_the_lease(space: Space) -> None:
+    """A leader that is killed is replaced within the lease's 15 s and one retry period, and nothing is lost."""
+    with Updater(space.cluster, space.namespace, *QUIET) as first:
+        space.wait_mirrored(THREE)
+        with standing_by(space, first, *QUIET) as second:
+            first.kill()
+            started = time.monotonic()
+            space.set_source(["192.0.2.60"])
+            wait_for("the second has written", lambda: mark_of(space).startswith(second.identity))
+            took = time.monotonic() - started
+            assert took < 15.0 + 2.0, f"took over after {took:.1f} s"
+            space.wait_mirrored(["192.0.2.60"])
+
+
+def mark_of(space: Space) -> str:
+    """The leader's mark on the mirrored slice."""
+    item = space.mirror()
+    return str((item["metadata"].get("annotations") or {}).get(LEADER, "")) if item else ""
+
+
+def test_a_leader_stopped_past_its_lease_writes_nothing_afterwards(space: Space) -> None:
+    """SIGSTOP for longer than the lease (defaults), then SIGCONT: the old leader learns that it is none, and does not write."""
+    with Updater(space.cluster, space.namespace, *QUIET) as first:
+        space.wait_mirrored(THREE)
+        with standing_by(space, first, *QUIET) as second:
+            history = History(space, 60)
+            first.freeze()
+            space.set_source(["192.0.2.70"])  # news that waits for it in its sockets
+            wait_for("the second has taken over", lambda: mark_of(space).startswith(second.identity), 25.0)
+            space.wait_mirrored(["192.0.2.70"])
+            first.thaw()
+            first.wait_said("no longer leading")
+            for i in range(20):
+                space.set_source([f"192.0.2.{80 + i}"])
+                time.sleep(0.05)
+            space.wait_mirrored(["192.0.2.99"])
+            assert not first.leads
+            assert history.writers() == [first.identity, second.identity]
+            # Its attempts, refused ones included, are no more than those from before it was stopped.
+            assert first.metric("writes_total") == 2
+
+
+def test_leaders_stopped_at_random_moments_never_write_over_their_successor(space: Space) -> None:
+    """Amid a stream of changes the leader is stopped at a random moment, ten times: no write after its successor's first.
+
+    Every version that the slice ever had is looked at: each writer has one unbroken run.
+    """
+    rng = random.Random(7)
+    history = History(space, 240)
+    changing = threading.Event()
+
+    def change() -> None:
+        api = Api(space.cluster)
+        mine = Space.__new__(Space)
+        mine.cluster, mine.api, mine.namespace = space.cluster, api, space.namespace
+        for i in itertools.count():
+            if changing.is_set():
+                return
+            mine.set_source([f"192.0.2.{1 + i % 250}"])
+
+    with Updater(space.cluster, space.namespace, *QUICK) as first, standing_by_quick(space, first) as second:
+        thread = threading.Thread(target=change, daemon=True)
+        thread.start()
+        try:
+            leader, other = first, second
+            terms = 1
+            for _ in range(10):
+                time.sleep(rng.uniform(0.3, 1.0))
+                leader.freeze()
+                mark = mark_of(space)
+                wait_for(
+                    "the other has taken over", lambda m=mark, o=other: mark_of(space) not in ("", m), 20.0
+                )
+                terms += 1
+                leader.thaw()
+                wait_for("the old one knows", lambda u=leader: not u.leads, 20.0)
+                leader, other = other, leader
+        finally:
+            changing.set()
+            thread.join()
+        assert (
+            len(first.said("leading: this replica writes")) + len(second.said("leading: this replica"))
+            == terms
+        )
+    marks = [(item["metadata"].get("annotations") or {}).get(LEADER, "") for item in history.versions]
+    runs = [mark for mark, _ in itertools.groupby(marks) if mark]
+    assert len(runs) == terms, "a writer came back after its successor had written"
+    assert len(set(runs)) == terms
+
+
+def standing_by_quick(space: Space, leader: Updater) -> Updater:
+    """A second updater with a short lease."""
+    space.wait_mirrored(THREE)
+    return standing_by(space, leader, *QUICK)
+
+
+def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> None:
+    """The worst moment: past the last look at the lease, before the request. The API server itself refuses the write.
+
+    This leader runs in the test's own process, so that it can be held exactly there.
+    """
+    from apiha.log import Reporter
+    from apiha.updater.kube import ApiError
+    from apiha.updater.run import Settings
+    from apiha.updater.run import Updater as Process
+
+    settings = Settings(
+        kubeconfig=space.cluster.kubeconfig(),
+        namespace=space.namespace,
+        identity="held",
+        lease_duration=4,
+        renew_deadline=3,
+        retry_period=1,
+        health_check=False,
+    )
+    with open("/dev/null", "w") as nowhere:
+        held = Process(settings, Reporter(nowhere))
+        for cache, objects in ((held.source, held._source_objects), (held.live, held._live_objects)):
+            cache.replace(*objects.list())
+        assert held.election.try_acquire_or_renew()
+        while held._pass():
+            pass
+        assert space.mirrored() == THREE
+        refused: list[int] = []
+        apply = held.kube.apply_slice
+
+        def apply_late(body: Any, timeout: float) -> Any:
+            """As if the process had been stopped here until another led and wrote."""
+            with Updater(space.cluster, space.namespace, *QUICK) as other:
+                wait_for("the other has written", lambda: mark_of(space).startswith(other.identity))
+                space.wait_mirrored(["192.0.2.90"])
+                before = space.mirror()["metadata"]["resourceVersion"]
+                try:
+                    return apply(body, timeout)
+                except ApiError as error:
+                    refused.append(error.status)
+                    raise
+                finally:
+                    assert space.mirror()["metadata"]["resourceVersion"] == before
+
+        held.kube.apply_slice = apply_late  # type: ignore[method-assign]
+        space.set_source(["192.0.2.90"])
+        held.source.replace(*held._source_objects.list())
+        held._pass()
+        assert refused == [409]
+        assert held.lock.write_window(str(held.lock.term)) is None
+
+
+def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) -> None:
+    """Its right to the Lease is taken: it goes on until the renew deadline, writes nothing afterwards, and says why."""
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    user = f"updater-{space.namespace}"
+    everything = {"apiGroups": ["", "discovery.k8s.io", "events.k8s.io"], "resources": ["*"], "verbs": ["*"]}
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": user}}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    binding = {**role, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": [subject]}
+    space.api.ok("POST", f"{rbac}/clusterroles", {**role, "rules": [everything, leases]})
+    space.api.ok("POST", f"{rbac}/clusterrolebindings", binding)
+    with Updater(
+        space.cluster, space.namespace, *QUICK, kubeconfig=space.cluster.kubeconfig(user)
+    ) as updater:
+        space.wait_mirrored(THREE)
+        space.api.ok("PUT", f"{rbac}/clusterroles/{user}", {**role, "rules": [everything]})
+        updater.wait_said("not permitted (lease)")
+        updater.wait_said("no longer leading: the lease was not renewed in time")
+        space.set_source(["192.0.2.40"])
+        time.sleep(3)
+        assert space.mirrored() == THREE
+        assert updater.get("/healthz").status_code == 200
+        space.api.ok("PUT", f"{rbac}/clusterroles/{user}", {**role, "rules": [everything, leases]})
+        space.wait_mirrored(["192.0.2.40"])
+        wait_for("no problem is left", lambda: updater.metric("problem", problem="lease") == 0)
+
+
+def test_the_wall_clock_decides_nothing(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour forward does not take a living leader's lease; an hour back does not keep a dead one's for an hour."""
+    from kubernetes.leaderelection import leaderelection
+
+    from apiha.log import Reporter
+    from apiha.updater.run import Settings
+    from apiha.updater.run import Updater as Process
+
+    class Clock:
+        """The `time` module as the library sees it."""
+
+        offset = 0.0
+
+        def time(self) -> float:
+            return time.time() + self.offset
+
+    clock = Clock()
+    monkeypatch.setattr(leaderelection, "time", clock)
+    with open("/dev/null", "w") as nowhere:
+
+        def candidate(name: str) -> Process:
+            timing = {"lease_duration": 4.0, "renew_deadline": 3.0, "retry_period": 1.0}
+            kubeconfig = space.cluster.kubeconfig()
+            settings = Settings(kubeconfig=kubeconfig, namespace=space.namespace, identity=name, **timing)  # type: ignore[arg-type]
+            return Process(settings, Reporter(nowhere))
+
+        first, second = candidate("first"), candidate("second")
+        assert first.election.try_acquire_or_renew()
+        assert not second.election.try_acquire_or_renew()
+        clock.offset = 3600.0
+        assert not second.election.try_acquire_or_renew()
+        assert first.election.try_acquire_or_renew()
+        assert not second.election.try_acquire_or_renew()
+        clock.offset = -3600.0
+        time.sleep(4.2)
+        assert second.election.try_acquire_or_renew()
+        assert first.lock.write_window(str(first.lock.term)) is None
+        assert space.lease()["leaseTransitions"] == 2
+
+
+def test_slices_before_and_after(space: Space) -> None:
+    """A new leader keeps what the old one wrote: a takeover changes the mark on the slice and no address."""
+    with Updater(space.cluster, space.namespace, *QUIET) as first:
+        space.wait_mirrored(THREE)
+        history = History(space, 30)
+        assert first.terminate() == 0
+    with Updater(space.cluster, space.namespace, *QUIET) as second:
+        wait_for("the second has written", lambda: mark_of(space).startswith(second.identity))
+        wait_for("both are seen", lambda: len(history.writers()) == 2)
+        assert all(addresses_of(item) == THREE for item in history.versions)
