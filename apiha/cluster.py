@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from apiha import atomic
 from apiha.config import Config
 from apiha.endpoint import Endpoint, parse_ip, parse_port
 from apiha.errors import ApihaError, ConfigError
@@ -24,11 +24,9 @@ from apiha.probe import Prober
 
 DEFAULT_STATE_DIR = Path("/var/lib/apiha")
 LEARNED = "control-planes.json"
-# The slices of a Service carry its name in this label (KEP-752); those of `kubernetes` are written by the API servers.
-SLICES_PATH = (
-    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-    "?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
-)
+# The API servers keep themselves in this one slice, called like its Service (pkg/controlplane/reconcilers). Read by its
+# name, so that a node's right to it can be a right to nothing else (see manifests/nodes-rbac.yaml).
+SLICE_PATH = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 ENDPOINTS_PATH = "/api/v1/namespaces/default/endpoints/kubernetes"
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
@@ -40,12 +38,13 @@ class NotLearned(ApihaError):
 def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, ...]:
     """The control planes that the API server at `endpoint` knows, sorted; raises NotLearned.
 
-    Reads the EndpointSlices, and where the node may not (its right comes with `apiha manifests`) the deprecated
-    Endpoints, which every kubelet may read: rule `endpoints` of NodeRules, plugin/pkg/auth/authorizer/rbac.
+    Reads the EndpointSlice, and where the node may not (its right comes with `apiha manifests`) or there is none of
+    that name, the deprecated Endpoints, which every kubelet may read: rule `endpoints` of NodeRules,
+    plugin/pkg/auth/authorizer/rbac.
     """
-    status, data = _get(prober, endpoint, SLICES_PATH)
-    parse = parse_slices
-    if status == 403:
+    status, data = _get(prober, endpoint, SLICE_PATH)
+    parse = parse_slice
+    if status in (403, 404):
         parse = parse_endpoints
         status, data = _get(prober, endpoint, ENDPOINTS_PATH)
     if status != 200:
@@ -75,6 +74,11 @@ def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
         raise NotLearned(
             f"{endpoint}: {' '.join(str(error).split())[:200] or type(error).__name__}"
         ) from None
+
+
+def parse_slice(document: Any) -> tuple[Endpoint, ...]:
+    """The endpoints of one EndpointSlice; like `parse_slices`."""
+    return parse_slices({"items": [document]})
 
 
 def parse_slices(document: Any) -> tuple[Endpoint, ...]:
@@ -128,7 +132,7 @@ def load_learned(state_dir: Path) -> tuple[Endpoint, ...]:
                 {Endpoint(parse_ip(e["address"]), parse_port(e["port"])) for e in document["control_planes"]}
             )
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()  # it is a cache: the configuration stands in for it, and the next pass writes it anew
 
 
@@ -139,17 +143,9 @@ def save_learned(state_dir: Path, endpoints: Iterable[Endpoint]) -> bool:
         return False
     state_dir.mkdir(parents=True, exist_ok=True)
     document = {"control_planes": [{"address": e.address, "port": e.port} for e in wanted]}
-    handle, name = tempfile.mkstemp(dir=state_dir, prefix=f".{LEARNED}-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, state_dir / LEARNED)
-    except BaseException:
-        os.unlink(name)
-        raise
+    path, data = str(state_dir / LEARNED), f"{json.dumps(document, indent=1)}\n".encode()
+    with contextlib.suppress(atomic.ChangedMeanwhileError):  # another run has just kept what it learned
+        atomic.replace(path, data, atomic.read(path)[1])
     return True
 
 

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from apiha.cluster import fetch_control_planes
+from apiha.endpoint import Endpoint
+from apiha.probe import Prober, make_ssl_context
 from tests.support.kube import HOST, Cluster, assets_directory, require_assets
 from tests.support.netns import requires_root
 
@@ -226,6 +229,19 @@ def test_nodes_may_read_the_control_planes_with_the_manifests_and_not_without(cl
         assert cluster.api("DELETE", f"{SLICES}/kubernetes", user=node)[0] == 403
         own = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/apiserver"
         assert cluster.api("GET", own, user=node)[0] == 403
+
+
+def test_nodes_learn_the_control_planes_with_the_manifests_and_without(cluster: Cluster) -> None:
+    """With the Role a node reads the slice, without it the Endpoints that every kubelet may read."""
+    kubelet = cluster.client("system:node:worker-1")
+    context = make_ssl_context(cluster.ca_file.read_text(), client_cert=kubelet.cert, client_key=kubelet.key)
+    hub = cluster.network.hub if cluster.network is not None else None
+    assert hub is not None
+    control_planes = tuple(Endpoint.parse(text, 6443) for text in cluster.endpoints)
+    prober = Prober(HOST, context, 5.0)
+    assert hub.call(fetch_control_planes, prober, control_planes[0]) == control_planes
+    with applied(cluster, rendered(cluster)):
+        assert hub.call(fetch_control_planes, prober, control_planes[0]) == control_planes
 
 
 # ------------------------------------------------------------------------------------------------ --dry-run
