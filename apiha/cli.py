@@ -366,7 +366,7 @@ def reconcile_command(invocation: Invocation) -> None:
 def status_command(invocation: Invocation, output: str) -> int:
     """Say what the block says, what answers, what the units do, and what is wrong.
 
-    Exit code 0 if nothing is wrong, 3 if no control plane answers, 9 for any other problem.
+    Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error.
     """
     from apiha.status import gather, status_json, status_text
 

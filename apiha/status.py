@@ -128,21 +128,24 @@ def gather(
 ) -> Status:
     """Look at everything; trouble becomes a `Problem`, not an exception."""
     now = now or datetime.now(timezone.utc)
-    problems: list[Problem] = []
     answers: list[Answer] = []
+    problems = _ca_problems(config, now)
     try:
         answers = observe(config, state_dir)
     except ConfigError as error:
-        problems.append(
-            Problem("error", "configuration", str(error), "mend the configuration; nothing could be probed")
-        )
+        if not problems:
+            problems.append(
+                Problem(
+                    "error", "configuration", str(error), "mend the configuration; nothing could be probed"
+                )
+            )
     known = {answer.result.endpoint.address for answer in answers if answer.role == "control-plane"}
     known |= {endpoint.address for endpoint in config.control_plane}
     block, block_problems = _look_at_hosts(config, hosts_file, state_dir, known)
     units = unit_states()
     problems += block_problems
-    problems += _answer_problems(config, answers, block, now)
-    problems += _ca_problems(config, now)
+    problems += _answer_problems(config, answers, block)
+    problems += _time_problems([answer.result for answer in answers], now)
     problems += _unit_problems(units)
     problems += _system_problems(root)
     if config.insecure_skip_tls_verify:
@@ -165,7 +168,7 @@ def _meaning(config: Config, block: BlockState | None, known: set[str]) -> str:
     first = block.addresses[0]
     if first == config.vip:
         return f"swapped: the VIP {first} comes first"
-    if first == LOOPBACK:
+    if first == LOOPBACK and config.role == "control-plane":
         return "this node's own API server comes first"
     if first in known:
         return f"pinned: control plane {first} comes first"
@@ -188,8 +191,28 @@ def _look_at_hosts(
         )
         for line in find_foreign(data, config.host)
     ]
+    backup = HostsFile(hosts_file, state_dir=state_dir).interrupted()
+    if backup is not None:
+        problems.append(
+            Problem(
+                "error",
+                "write-interrupted",
+                f"{hosts_file}: a write was interrupted and may be half done; the bytes of before are in {backup}",
+                "run `apiha reconcile`, which settles it",
+            )
+        )
     block = current(data, config.host)
-    allowed = known | {config.vip, LOOPBACK}
+    if block.unseen_by_go is not None:
+        problems.append(
+            Problem(
+                "error",
+                "line-too-long",
+                f"{hosts_file}:{block.unseen_by_go}: a line of 64 KiB or more: Go programs such as kubelet stop "
+                "reading there and do not see the block",
+                "shorten the line, or move it behind the block",
+            )
+        )
+    allowed = known | {config.vip}
     stranger = [address for address in block.addresses if address not in allowed]
     if not block.present:
         problems.append(
@@ -215,13 +238,29 @@ def _look_at_hosts(
     return block, problems
 
 
-def _answer_problems(
-    config: Config, answers: Sequence[Answer], block: BlockState | None, now: datetime
-) -> list[Problem]:
+def _answer_problems(config: Config, answers: Sequence[Answer], block: BlockState | None) -> list[Problem]:
     problems: list[Problem] = []
     planes = [a.result for a in answers if a.role == "control-plane"]
     vip = next((a.result for a in answers if a.role == "vip"), None)
     first = block.addresses[0] if block and block.addresses else None
+    if answers and not [result for result in planes if result.endpoint.address != LOOPBACK]:
+        problems.append(
+            Problem(
+                "error" if config.role == "worker" else "warning",
+                "no-control-planes-known",
+                "control_plane is not set: without the VIP this node finds no API server",
+                "list the control planes in the configuration (control_plane)",
+            )
+        )
+    if config.role == "control-plane" and first not in (None, LOOPBACK):
+        problems.append(
+            Problem(
+                "error",
+                "role",
+                f"role is control-plane, but {first} comes first in the block instead of {LOOPBACK}",
+                "run `apiha reconcile`",
+            )
+        )
     if planes and not any(result.health.usable for result in planes):
         problems.append(
             Problem(
@@ -238,7 +277,9 @@ def _answer_problems(
                     "error",
                     "first-dead",
                     f"{result.endpoint} comes first in the block and is {result.health.value}: {result.detail}",
-                    "run `apiha reconcile` (the timer does, every few minutes)",
+                    "look at kube-apiserver on this node; the fallbacks serve meanwhile"
+                    if first == LOOPBACK
+                    else "run `apiha reconcile` (the timer does, every few minutes)",
                 )
             )
         elif not result.health.usable:
@@ -278,55 +319,68 @@ def _answer_problems(
                     "apiha-vip.service swaps within seconds, else run `apiha reconcile`",
                 )
             )
-    for result in (answer.result for answer in answers):
-        problems += _time_problems(result, now)
     return problems
 
 
-def _time_problems(result: ProbeResult, now: datetime) -> list[Problem]:
+def _time_problems(results: Sequence[ProbeResult], now: datetime) -> list[Problem]:
+    """Clocks that disagree, and certificates whose validity ends or does not hold."""
+    timed = [(r, r.server_time) for r in results if r.server_time is not None]
+    off = [(r, theirs) for r, theirs in timed if abs(now - theirs) > SKEW_WARNING]
     problems: list[Problem] = []
-    skewed = result.server_time is not None and abs(now - result.server_time) > SKEW_WARNING
-    if skewed:
-        effect = f"; {result.detail}" if result.clock_problem else ""
+    if len(off) * 2 > len(timed):  # most of them disagree with this machine: then it is this machine's clock
+        disputed = [(r, theirs) for r, theirs in off if r.clock_problem]
+        result, theirs = (disputed or off)[0]
         problems.append(
             Problem(
-                "error" if result.clock_problem else "warning",
+                "error" if disputed else "warning",
                 "clock-skew",
-                f"this machine's clock says {_stamp(now)}, {result.endpoint} says {_stamp(result.server_time)}{effect}",
+                f"this machine's clock says {_stamp(now)}, {result.endpoint} says {_stamp(theirs)}"
+                + (f"; {result.detail}" if disputed else ""),
                 "set the clock (chrony, systemd-timesyncd)",
             )
         )
-    elif result.clock_problem:
-        problems.append(
-            Problem(
-                "error",
-                "certificate-validity",
-                f"{result.endpoint}: {result.detail}, and the clocks agree; "
-                f"it {_expiry_words(result.certificate_expires, now)}",
-                "renew that control plane's serving certificate (`kubeadm certs renew apiserver`)",
-            )
-        )
-    elif result.certificate_expires is not None and result.certificate_expires - now < EXPIRY_WARNING:
-        problems.append(
+        results = [r for r in results if not r.clock_problem]
+    else:
+        problems += [
             Problem(
                 "warning",
-                "certificate-expiring",
-                f"the serving certificate of {result.endpoint} {_expiry_words(result.certificate_expires, now)}",
-                "renew it on that control plane (`kubeadm certs renew apiserver`, then restart kube-apiserver)",
+                "clock-skew",
+                f"the clock of {r.endpoint} says {_stamp(theirs)}, this machine's {_stamp(now)}",
+                "set the clock of that control plane: most others agree with this machine",
             )
-        )
+            for r, theirs in off
+        ]
+    for result in results:
+        expires = result.certificate_expires
+        if result.clock_problem:
+            problems.append(
+                Problem(
+                    "error",
+                    "certificate-validity",
+                    f"{result.endpoint}: {result.detail}, and the clocks agree; it {_expiry_words(expires, now)}",
+                    "renew that control plane's serving certificate (`kubeadm certs renew apiserver`)",
+                )
+            )
+        elif expires is not None and expires - now < EXPIRY_WARNING:
+            problems.append(
+                Problem(
+                    "warning",
+                    "certificate-expiring",
+                    f"the serving certificate of {result.endpoint} {_expiry_words(expires, now)}",
+                    "renew it on that control plane (`kubeadm certs renew apiserver`, then restart kube-apiserver)",
+                )
+            )
     return problems
 
 
 def _expiry_words(expires: datetime | None, now: datetime) -> str:
     if expires is None:
         return "its dates are unknown"
-    days = abs((expires - now).days)
-    return (
-        f"expires on {_stamp(expires)}, in {days} days"
-        if expires > now
-        else f"expired on {_stamp(expires)}, {days} days ago"
-    )
+    days = int(abs((expires - now).total_seconds()) // 86400)
+    span = "1 day" if days == 1 else f"{days} days"
+    if expires > now:
+        return f"expires on {_stamp(expires)}, in {span}"
+    return f"expired on {_stamp(expires)}, {span} ago"
 
 
 def _stamp(moment: datetime | None) -> str:
@@ -387,13 +441,12 @@ def _unit_problems(units: Sequence[UnitState]) -> list[Problem]:
         if unit.active == "failed":
             advice = f"`journalctl -u {unit.name} -b` says why; `systemctl restart {unit.name}` tries again"
             problems.append(Problem("error", "unit-failed", f"{unit.name} failed", advice))
-        elif unit.load == "not-found":
-            problems.append(
-                Problem("warning", "unit-missing", f"{unit.name} is not installed", "run `apiha install`")
-            )
         elif unit.enabled == "disabled":
             advice = f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by itself"
             problems.append(Problem("error", "unit-disabled", f"{unit.name} is not enabled", advice))
+    if missing := [unit.name for unit in units if unit.load == "not-found"]:
+        advice = "run `apiha install`; without them nothing happens at the next boot"
+        problems.append(Problem("warning", "unit-missing", f"not installed: {', '.join(missing)}", advice))
     return problems
 
 

@@ -68,7 +68,7 @@ def test_help_teaches(worker: Worker) -> None:
         ("wait-vip", ["3 answers in a row", "--timeout DURATION", "0 is never", "another one is pinned"]),
         ("bootstrap", ["--pin-only", "--timeout DURATION", "kubelet", "cloud-init"]),
         ("reconcile", ["VIP first", "stays as it is", "exit code 3", "timer"]),
-        ("status", ["what is wrong", "Exit code 0 if nothing is wrong", "--output"]),
+        ("status", ["what is wrong", "Exit code 0 if there is no error", "--output"]),
         ("unpin", ["Remove the block", "adopt"]),
         ("install", ["--root DIR", "--kubelet-http2", "never overwritten", "/usr/local/bin/apiha"]),
         ("uninstall", ["--root DIR", "as it was", "edited since is kept"]),
