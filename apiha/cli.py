@@ -382,7 +382,12 @@ def unpin_command(invocation: Invocation) -> None:
     from apiha.bootstrap import report_change
     from apiha.hosts import HostsFile
 
-    change = HostsFile(invocation.hosts_file, state_dir=invocation.state_dir).unpin()
+    try:
+        host = invocation.config().host
+    except ConfigError as error:  # the way out must not depend on it
+        invocation.report.warning(f"{error}; the block is removed all the same")
+        host = None
+    change = HostsFile(invocation.hosts_file, state_dir=invocation.state_dir).unpin(host)
     report_change(invocation.report, invocation.hosts_file, change)
     what = "removed the block from" if change.written else "there was no block in"
     invocation.report.info(f"{what} {invocation.hosts_file}")
@@ -522,6 +527,110 @@ def manifests_command(
 
 # click 8.1 has no such error: there, help for an empty command line is a success.
 _NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, "NoArgsIsHelpError", click.UsageError)
+
+
+@cli.command("updater")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    envvar="KUBECONFIG",
+    metavar="FILE",
+    help="The cluster and who we are there.  [default: the Pod's service account]",
+)
+@click.option(
+    "--namespace", default="kube-system", show_default=True, metavar="NAME", help="The Service's namespace."
+)
+@click.option(
+    "--service",
+    default="apiserver",
+    show_default=True,
+    metavar="NAME",
+    help="The Service whose slices are kept.",
+)
+@click.option(
+    "--vip",
+    multiple=True,
+    metavar="IP",
+    help="The clusterIPs that the Service should have; told when it has others.",
+)
+@click.option(
+    "--host",
+    metavar="NAME",
+    help="The name the API servers' certificates carry.  [default: apiserver.cluster.local]",
+)
+@click.option(
+    "--identity",
+    default="",
+    metavar="NAME",
+    help="This replica's name in the Lease.  [default: the hostname and a number]",
+)
+@click.option(
+    "--lease-duration",
+    type=DURATION,
+    default="15s",
+    show_default=True,
+    help="Until a dead leader is replaced.",
+)
+@click.option(
+    "--renew-deadline",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    help="Until a leader that cannot renew stops.",
+)
+@click.option(
+    "--retry-period", type=DURATION, default="2s", show_default=True, help="Between two looks at the Lease."
+)
+@click.option(
+    "--health-interval",
+    type=DURATION,
+    default="1s",
+    show_default=True,
+    help="Between two probes of a control plane.",
+)
+@click.option(
+    "--health-failures",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="In a row, to turn one off.",
+)
+@click.option("--no-health-check", is_flag=True, help="Mirror what `kubernetes` says, and nothing else.")
+@click.option(
+    "--resync", type=DURATION, default="5m", show_default=True, help="Until everything is listed anew."
+)
+@click.option(
+    "--listen",
+    default=":8080",
+    show_default=True,
+    metavar="[IP]:PORT",
+    help="For /metrics, /healthz and /readyz.",
+)
+@click.pass_obj
+def updater_command(
+    invocation: Invocation, vip: tuple[str, ...], host: str | None, no_health_check: bool, **options: Any
+) -> None:
+    """Keep the Service's EndpointSlices equal to the live control planes: what runs in the cluster.
+
+    Watches the endpoints of default/kubernetes, probes each control plane, and writes while it holds the Lease
+    `apiserver-updater`. Needs `pip install apiha[updater]`. In a Pod it reaches the API server by the Service `kubernetes`, and
+    then a live control plane directly; never by the Service that it feeds.
+    """
+    try:
+        from apiha.updater.run import Settings, Updater
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the updater needs the package {error.name}: pip install 'apiha[updater]'"
+        ) from None
+
+    vips = vip or ((invocation.flags.get("vip") or os.environ.get("APIHA_VIP") or ""),)
+    settings = Settings(
+        vips=tuple(part.strip() for text in vips for part in text.split(",") if part.strip()),
+        host=host or invocation.flags.get("host") or os.environ.get("APIHA_HOST") or Settings.host,
+        health_check=not no_health_check,
+        **options,
+    )
+    Updater(settings, invocation.report).run()
 
 
 def main() -> NoReturn:
