@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipimport
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.abc import Traversable
@@ -87,7 +87,17 @@ class _Tree:
     def save(self) -> None:
         self.make_folder(STATE)
         document = {"files": self.files, "folders": self.folders}
-        self.at(RECORD).write_text(json.dumps(document, indent=1) + "\n")
+        _replace(self.at(RECORD), f"{json.dumps(document, indent=1)}\n".encode(), 0o644)
+
+    def stay_inside(self, folders: Iterable[PurePosixPath]) -> None:
+        """Raise ApihaError if a symlink, as seen from outside of the image, leads out of it."""
+        root = self.root.resolve()
+        for folder in folders:
+            if not self.at(folder).resolve().is_relative_to(root):
+                raise ApihaError(
+                    f"{self.at(folder)} leads out of the image, to {self.at(folder).resolve()}: "
+                    "use `chroot`, or make that link relative"
+                )
 
     def make_folder(self, path: PurePosixPath) -> None:
         for folder in [*reversed(path.parents), path]:
@@ -98,10 +108,7 @@ class _Tree:
     def write(self, path: PurePosixPath, data: bytes, mode: int) -> None:
         """Replace a file as a whole; a reader sees the old one or the new one."""
         self.make_folder(path.parent)
-        beside = self.at(path).with_name(f".{path.name}.apiha-new")
-        beside.write_bytes(data)
-        beside.chmod(mode)
-        os.replace(beside, self.at(path))
+        _replace(self.at(path), data, mode)
         self.files[f"/{path}"] = hashlib.sha256(data).hexdigest()
 
     def link(self, path: PurePosixPath, target: str) -> None:
@@ -117,6 +124,18 @@ class _Tree:
         if place.is_symlink():
             return self.files[path] == f"-> {os.readlink(place)}"
         return place.is_file() and self.files[path] == hashlib.sha256(place.read_bytes()).hexdigest()
+
+
+def _replace(place: Path, data: bytes, mode: int) -> None:
+    beside = place.with_name(f".{place.name}.apiha-new")
+    try:
+        beside.write_bytes(data)
+        beside.chmod(mode)
+        os.replace(beside, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
 
 
 @contextlib.contextmanager
@@ -147,6 +166,7 @@ def install(
         raise ApihaError(f"--root {root}: not a folder; expected where the image is mounted")
     with _permissions_explained("install"):
         tree = _Tree.recorded(root or Path("/"))
+        tree.stay_inside((STATE, CONFIG.parent, UNIT_DIR, PROGRAM.parent, KUBELET_DROP_IN.parent))
         program = _install_program(tree, in_image=root is not None)
         config = tree.at(CONFIG)
         if config.exists() or config.is_symlink():

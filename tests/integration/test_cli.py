@@ -9,15 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from apiha import __version__
 from apiha.config import SETTINGS
-from tests.support.cli import VIP, Cluster, Worker, on_a_terminal
+from tests.support.cli import VIP, Cluster, Worker, on_a_terminal, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 from tests.support.probing import eventually
 
@@ -33,7 +31,6 @@ COMMANDS = (
     "uninstall",
 )
 NEED_CONFIG = ("probe", "pin-host", "wait-vip", "bootstrap", "reconcile", "status")
-NOBODY = 65534
 
 
 # ------------------------------------------------------------------------------------------------- help
@@ -387,50 +384,22 @@ def test_hosts_file_that_cannot_be_written_is_exit_8(joined: Worker, kind: str) 
     assert len([line for line in done.stderr.splitlines() if line.startswith("<3>")]) == 1
 
 
-@pytest.fixture
-def world_readable() -> Iterator[Path]:
-    """A folder that other users can look into, unlike tmp_path."""
-    with tempfile.TemporaryDirectory(prefix="apiha-test-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def test_without_the_rights_is_exit_6(cluster: Cluster, world_readable: Path) -> None:
+def test_without_the_rights_is_exit_6(cluster: Cluster) -> None:
     """A user who may not write the hosts file is told so in one line, exit code 6; reading commands work."""
-    worker = Worker(world_readable)
-    ca = world_readable / "ca.crt"
-    ca.write_text(cluster.authority.ca_pem)
-    worker.configure(cluster.settings, ca_file=str(ca))
-    worker.hosts.chmod(0o644)
-    before: list[str] = []
-    if os.geteuid() == 0:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            pytest.skip("as root this needs setpriv: install util-linux, or run the tests as another user")
-        before = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        if worker.run("--version", before=before).code != 0:
-            pytest.skip(
-                f"the user nobody cannot execute {sys.executable}: run the tests as an ordinary user, or "
-                "make the environment with a Python that all users can reach"
-            )
-    else:
-        worker.hosts.chmod(0o444)
-        world_readable.chmod(0o555)
-    try:
-        for command in (["pin-host"], ["reconcile"], ["bootstrap", "--timeout", "2s"]):
-            done = worker.run(*command, before=before)
-            assert done.code == 6, done
-            done.tells(str(worker.hosts), "root")
-            assert len(done.stderr.splitlines()) <= 2, done
-        assert worker.untouched
-        assert worker.run("probe", before=before).ok()
-        assert worker.run("status", before=before).tells().code == 9
-        root = world_readable / "image"
-        done = worker.run("uninstall", "--root", "/", before=before)
-        assert done.code in (0, 6), done  # there may be nothing to uninstall, which everybody may find out
-        assert not root.exists()
-    finally:
-        world_readable.chmod(0o755)
+    with world_readable() as folder:
+        worker = Worker(folder)
+        ca = folder / "ca.crt"
+        ca.write_text(cluster.authority.ca_pem)
+        worker.configure(cluster.settings, ca_file=str(ca))
+        with without_rights(folder) as before:
+            for command in (["pin-host"], ["reconcile"], ["bootstrap", "--timeout", "2s"]):
+                done = worker.run(*command, before=before)
+                assert done.code == 6, done
+                done.tells(str(worker.hosts), "root")
+                assert len(done.stderr.splitlines()) <= 2, done
+            assert worker.untouched
+            assert worker.run("probe", before=before).ok()
+            assert worker.run("status", before=before).tells().code == 9
 
 
 def test_interrupted_is_exit_130(joined: Worker, cluster: Cluster) -> None:

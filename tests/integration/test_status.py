@@ -278,9 +278,9 @@ def test_ca_expiring_and_expired(swapped: Worker, cluster: Cluster, root: Path) 
 
 def test_serving_certificate_expiring(joined: Worker, cluster: Cluster, root: Path) -> None:
     """A serving certificate that ends within a month is a warning that names the control plane."""
-    joined.run("pin-host").ok()
     plane = cluster.planes[0]
     plane.certificate = cluster.authority.issue(days=20.5)
+    joined.run("pin-host").ok()
     problem = only(look(joined, root), "certificate-expiring")
     assert problem.severity == "warning"
     assert plane.endpoint in problem.message

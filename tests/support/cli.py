@@ -11,13 +11,17 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from apiha.choice import trial_order
 from apiha.endpoint import Endpoint
@@ -29,6 +33,7 @@ VIP = "127.0.0.100"
 ORIGINAL = (
     b"127.0.0.1\tlocalhost\n192.168.1.20  nas.example\t# caf\xe9\r\n\n::1 ip6-localhost"  # no final newline
 )
+_NOBODY = 65534
 PATIENCE = 30.0  # seconds; nothing here takes long, a loaded machine may
 
 
@@ -327,6 +332,46 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+# ---------------------------------------------------------------------------------------------- users
+
+
+@contextlib.contextmanager
+def world_readable() -> Iterator[Path]:
+    """A folder that other users can look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="apiha-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def without_rights(folder: Path) -> Iterator[list[str]]:
+    """Words to put before a command so that it may read `folder`, but write nothing in it.
+
+    As root they make the command run as nobody; any other user loses the rights to the folder meanwhile.
+    """
+    if os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("as root this needs setpriv: install util-linux, or run the tests as another user")
+        before = [setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        if subprocess.run([*before, sys.executable, "-c", ""], capture_output=True, check=False).returncode:
+            pytest.skip(
+                f"the user nobody cannot execute {sys.executable}: run the tests as an ordinary user, or "
+                "make the environment with a Python that all users can reach"
+            )
+        yield before
+        return
+    paths = [folder, *folder.rglob("*")]
+    modes = {path: path.stat().st_mode for path in paths if not path.is_symlink()}
+    try:
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        yield []
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 @contextlib.contextmanager
