@@ -72,10 +72,13 @@ class Reporter:
         self._put(f"\r\x1b[K{what if len(what) <= room else what[: room - 3] + '...'}{times}")
 
     def clear_status(self) -> None:
-        """Take the status line away, if one is shown."""
+        """Take the status line away.
+
+        From the first one on, always: a ^C makes the terminal drop what was written last (termios(3), NOFLSH), so
+        that a line believed to be gone may still be there.
+        """
         if self._status_shown:
             self._put("\r\x1b[K")
-            self._status_shown = False
 
     def _event(self, level: Level, message: str, fields: Mapping[str, object]) -> None:
         self.clear_status()
