@@ -608,7 +608,7 @@ _NO_ARGUMENTS: type[click.UsageError] = getattr(click.exceptions, "NoArgsIsHelpE
 )
 @click.pass_obj
 def updater_command(
-    invocation: Invocation, vip: tuple[str, ...], host: str | None, no_health_check: bool, **options: Any
+    invocation: Invocation, /, vip: tuple[str, ...], host: str | None, no_health_check: bool, **options: Any
 ) -> None:
     """Keep the Service's EndpointSlices equal to the live control planes: what runs in the cluster.
 
