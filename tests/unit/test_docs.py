@@ -148,12 +148,11 @@ def test_mistakes_in_the_file_say_what_the_page_says(content: str, message: str,
 
 def options_of(command: click.Command) -> Iterator[click.Option]:
     """The options that `--help` shows, without the settings and `--help` itself."""
-    settings = {setting.flag for setting in SETTINGS}
+    # `manifests` and `updater` have options of their own that are called like settings.
+    settings = {setting.flag for setting in SETTINGS} if command is cli else set()
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            # `manifests` and `updater` have options of their own that are called like settings.
-            if command is not cli or parameter.opts[0] not in settings:
-                yield parameter
+        if isinstance(parameter, click.Option) and not parameter.hidden and parameter.opts[0] not in settings:
+            yield parameter
 
 
 def default_as_documented(option: click.Option) -> object:
@@ -219,17 +218,27 @@ def test_every_exit_code_is_documented() -> None:
 # ---------------------------------------------------------------------------------------------------- operations
 
 
+def texts_of(node: ast.AST) -> set[str]:
+    """The text constants in an expression."""
+    return {
+        part.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
+def calls(path: str, name: str) -> Iterator[ast.Call]:
+    """The calls of the function or method `name` in a file of the repository."""
+    for node in ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func
+            if name == (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)):
+                yield node
+
+
 def problem_codes() -> set[str]:
     """The codes of every `Problem(severity, code, …)` in apiha/status.py."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((REPOSITORY / "apiha/status.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem":
-            found |= {
-                part.value
-                for part in ast.walk(node.args[1])
-                if isinstance(part, ast.Constant) and isinstance(part.value, str)
-            }
-    return found
+    return {code for call in calls("apiha/status.py", "Problem") for code in texts_of(call.args[1])}
 
 
 def test_every_problem_of_status_has_a_section() -> None:
@@ -239,6 +248,17 @@ def test_every_problem_of_status_has_a_section() -> None:
     codes = problem_codes()
     assert len(codes) > 10
     assert headings == codes
+
+
+def test_the_lines_of_the_journal_are_those_of_the_code() -> None:
+    """The fixed words of each line in the table are in the code."""
+    sources = sorted((REPOSITORY / "apiha").glob("*.py"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    table = rows(section(page("operations.md"), "## What the journal says"))[1:]
+    fragments = [part for row in table for part in re.findall(r"`([^`]+)`", row[0])]
+    assert len(fragments) > 10
+    assert [part for part in fragments if part not in code] == []
 
 
 def test_every_unit_is_explained() -> None:
@@ -282,6 +302,19 @@ def test_every_metric_is_documented() -> None:
     table = rows(section(page("metrics.md"), "## Metrics"))
     listed = {re.split(r"[{ ]", words(row[0]))[0] for row in table[1:] if words(row[0]).startswith("apiha_")}
     assert listed == own
+
+
+def test_every_problem_of_the_updater_is_documented() -> None:
+    """The table of problems has the keys that apiha/updater/run.py sets, and no others."""
+    run = "apiha/updater/run.py"
+    keys = {key for call in calls(run, "set") if len(call.args) > 1 for key in texts_of(call.args[0])}
+    keys |= {
+        key for call in calls(run, "_on_api") for key in texts_of(call.args[0]) if not key.startswith("watch")
+    }
+    followed = {key for call in calls(run, "_follower") for key in texts_of(call.args[0])}
+    table = rows(section(page("metrics.md"), "## Problems"))[1:]
+    listed = {key for row in table for key in re.findall(r"`([^`]+)`", row[0])}
+    assert listed == keys | {f"watch-{name}" for name in followed}
 
 
 # ----------------------------------------------------------------------------------------------------------- links
