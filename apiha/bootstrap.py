@@ -38,6 +38,7 @@ VIP_INTERVAL = 1.0  # seconds between two looks at a VIP that does not answer ye
 VIP_INTERVAL_MAX = 5.0  # ... once it has been silent for a while; nothing on the cluster waits for us
 PROOF_INTERVAL = 0.2  # seconds between the answers that prove a VIP
 RECHECK_INTERVAL = 3.0  # seconds between two looks at the pinned control plane; a handshake each, so not less
+LAST_TRY = 1.0  # seconds that a try gets which starts when the time is nearly up
 STILL_WAITING_INTERVAL = 60.0  # seconds between two log lines of a wait in which nothing changes
 
 
@@ -114,7 +115,8 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
             deadline - node.clock.monotonic(),
         )
         prober = node.make_prober(node.config)
-        winner = find_live(prober.probe, race, node.clock, until=deadline if attempt else None)
+        until = max(deadline, node.clock.monotonic() + LAST_TRY) if attempt else None
+        winner = find_live(prober.probe, race, node.clock, until=until)
         if winner is not None:
             return _write_pin(node, winner, race)
         failures = _failures(race) or failures  # the last race may have been cut before any answer

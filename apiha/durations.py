@@ -25,9 +25,9 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """A short text for a span of time: `250ms`, `3.2s`, `2m05s`."""
-    if seconds < 1:
+    if round(seconds * 1000) < 1000:
         return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s"
