@@ -20,6 +20,7 @@ GONE = 410
 # API servers send a bookmark about every minute (k8s.io/apiserver, cacher: bookmark frequency); a watch that
 # is silent for longer hangs.
 _SILENCE = 90.0
+_TRUSTED = 3  # watches in a row that fail at once, before their resourceVersion is no longer trusted
 _LIVED = 5.0  # s: a watch that lived so long was none that fails at once
 
 Restart = Literal["expired", "closed", "failed"]
@@ -53,6 +54,9 @@ class Cache:
         self._synced = False
         self._deleted: dict[str, int] = {}  # name to the version of its deletion
         self._floor = -1  # the version of the last list: what the watch tells of the time before is in it
+        self._steps = 0  # counts lists begun and objects put, to know what came after what
+        self._put_at: dict[str, int] = {}
+        self._filled_at = 0
 
     @property
     def synced(self) -> bool:
@@ -64,16 +68,29 @@ class Cache:
         with self._lock:
             return dict(self._items)
 
-    def replace(self, items: list[Object], resource_version: str) -> None:
-        """Take a whole list as of a resourceVersion; one that is older than the last is ignored."""
+    def fill(self, source: Source) -> str:
+        """List everything anew; returns the resourceVersion to watch from. Raises what `list` raises.
+
+        Two threads may do so at once: lists are consistent reads, so the one that began later knows more. The
+        versions alone do not decide, for they go back when etcd is restored from a backup.
+        """
+        with self._lock:
+            self._steps += 1
+            began = self._steps
+        items, resource_version = source.list()
         fresh = {item["metadata"]["name"]: item for item in items}
         floor = int(resource_version) if resource_version.isdecimal() else -1
         with self._lock:
-            if floor < self._floor:
-                return
+            if began < self._filled_at:
+                return resource_version
+            self._filled_at = began
             self._floor = floor
-            # An answer to a write may have overtaken the list.
-            fresh |= {n: i for n, i in self._items.items() if version(i) > floor}
+            # What was put since may have overtaken the list.
+            fresh |= {
+                name: item
+                for name, item in self._items.items()
+                if version(item) > floor and self._put_at.get(name, 0) > began
+            }
             changed = not self._synced or {n: version(i) for n, i in fresh.items()} != {
                 n: version(i) for n, i in self._items.items()
             }
@@ -82,12 +99,13 @@ class Cache:
             self._synced = True
         if changed:
             self._on_change()
+        return resource_version
 
     def put(self, item: Object, *, read: bool = False) -> None:
         """Take a newer state of one object; an older one is ignored, as an answer may overtake the watch.
 
-        `read` is for an answer of the API server itself: it counts even if the watch says that there is no such
-        object, which it also does when the object merely lost the label that it is selected by.
+        `read` is for an answer of the API server itself: it counts even if the watch says that there is no
+        such object, which it also does when the object merely lost the label that it is selected by.
         """
         name = item["metadata"]["name"]
         with self._lock:
@@ -97,6 +115,8 @@ class Cache:
             if held is None and not read and version(item) <= max(self._floor, self._deleted.get(name, -1)):
                 return
             self._items[name] = item
+            self._steps += 1
+            self._put_at[name] = self._steps
         self._on_change()
 
     def remove(self, item: Object) -> None:
@@ -129,12 +149,12 @@ class Follower:
         *,
         resync: float,
         on_restart: Callable[[Restart], None],
-        on_error: Callable[[ApiError | None], None],
+        on_error: Callable[[str, ApiError | None], None],
     ) -> None:
         """`resync` is the time in seconds after which everything is listed anew, however well the watch does.
 
-        `on_restart` hears why a watch had to begin again, `on_error` every failure and, with None, every
-        success.
+        `on_restart` hears why a watch had to begin again, `on_error` every failure of "list" or "watch" and, with
+        None, every success.
         """
         self._source = source
         self._cache = cache
@@ -148,8 +168,9 @@ class Follower:
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop`.
 
-        A watch that ends, in order or not, goes on from the last version that it told, as long as the API server
-        still knows it (bookmarks see to that). If not (410 Gone), and when it is time, everything is listed anew.
+        A watch that ends, in order or not, goes on from the last version that it told, as long as the API
+        server still knows it (bookmarks see to that). If not (410 Gone), and when it is time, everything is
+        listed anew.
         """
         resource_version: str | None = None
         until = 0.0
@@ -158,12 +179,13 @@ class Follower:
             began = self._clock.monotonic()
             restart: Restart = "closed"
             try:
-                if resource_version is None or began >= until:
-                    items, resource_version = self._source.list()
-                    self._cache.replace(items, resource_version)
-                    self._opened()
+                if resource_version is None or began >= until or failures >= _TRUSTED:
+                    verb = "list"
+                    resource_version = self._cache.fill(self._source)
+                    self._on_error(verb, None)
                     # A tenth more or less, so that replicas and watchers do not list in step.
                     until = self._clock.monotonic() + self._resync * self._rng.uniform(0.9, 1.1)
+                verb = "watch"
                 seconds = max(1, round(until - self._clock.monotonic()))
                 for kind, item in self._source.watch(resource_version, seconds, _SILENCE, self._opened):
                     resource_version = item.get("metadata", {}).get("resourceVersion") or resource_version
@@ -180,7 +202,7 @@ class Follower:
                 if restart == "expired":
                     resource_version = None
                 else:
-                    self._on_error(error)
+                    self._on_error(verb, error)
             self.connected = False
             self._on_restart(restart)
             failures = 0 if self._clock.monotonic() - began > _LIVED else failures + 1
@@ -189,4 +211,4 @@ class Follower:
 
     def _opened(self) -> None:
         self.connected = True
-        self._on_error(None)
+        self._on_error("watch", None)

@@ -75,7 +75,7 @@ class Lock(_LeaseLock):  # type: ignore[misc]
         lease_duration: float,
         renew_deadline: float,
         now: Callable[[], float] = boot_time,
-        on_error: Callable[[ApiError | None], None] = lambda _: None,
+        on_error: Callable[[str, ApiError | None], None] = lambda _verb, _error: None,
     ) -> None:
         super().__init__(name, namespace, identity)
         self.api_instance = _Told(client.CoordinationV1Api(api_client), on_error)
@@ -198,30 +198,36 @@ class Lock(_LeaseLock):  # type: ignore[misc]
         with self._mutex:
             mine = self._renewed is not None and self._holder == self.identity
         self.lose()
-        if not mine:
-            return False
-        try:
-            # Read it anew: the library keeps the state from before its last update.
-            lease = self.api_instance.read_namespaced_lease(self.name, self.namespace)
-            if lease.spec is None or lease.spec.holder_identity != self.identity:
-                return False
-            lease.spec.holder_identity = None
-            lease.spec.lease_duration_seconds = 1
-            self.api_instance.replace_namespaced_lease(name=self.name, namespace=self.namespace, body=lease)
-        except ApiException:
-            return False  # then it ends by itself
-        return True
+        for _ in range(2 if mine else 0):  # twice, in case a last renewal comes in between
+            try:
+                # Read it anew: the library keeps the state from before its last update.
+                lease = self.api_instance.read_namespaced_lease(self.name, self.namespace)
+                if lease.spec is None or lease.spec.holder_identity != self.identity:
+                    return False
+                lease.spec.holder_identity = None
+                lease.spec.lease_duration_seconds = 1
+                self.api_instance.replace_namespaced_lease(
+                    name=self.name, namespace=self.namespace, body=lease
+                )
+                return True
+            except ApiException as error:
+                if error.status != 409:
+                    return False  # then it ends by itself
+        return False
 
 
 class _Told:
     """The generated API, telling how each request went: the library keeps that to itself."""
 
-    def __init__(self, api: client.CoordinationV1Api, on_error: Callable[[ApiError | None], None]) -> None:
+    def __init__(
+        self, api: client.CoordinationV1Api, on_error: Callable[[str, ApiError | None], None]
+    ) -> None:
         self._api = api
         self._on_error = on_error
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._api, name)
+        verb = {"read": "get", "replace": "update"}.get(name.partition("_")[0], name.partition("_")[0])
 
         def told(*arguments: Any, **options: Any) -> Any:
             try:
@@ -231,9 +237,9 @@ class _Told:
                     404,
                     409,
                 ):  # absent, and changed since: both are the library's daily bread
-                    self._on_error(ApiError.of(error))
+                    self._on_error(verb, ApiError.of(error))
                 raise
-            self._on_error(None)
+            self._on_error(verb, None)
             return answer
 
         return told

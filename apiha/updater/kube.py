@@ -183,9 +183,17 @@ class Servers:
             self.leave(self._current)
 
     def settle(self) -> None:
-        """If we still go by the configuration, look for a control plane to talk to directly."""
-        if self._current is self._configured and self._configuration.proxy is None:
-            self.leave(self._configured)
+        """Look for a control plane to talk to directly if there is none yet, or if it no longer proves
+        itself.
+
+        One that answers everything with HTTP 500 fails no request for want of an answer: only a probe tells.
+        """
+        current = self._current
+        if current.endpoint is None:
+            if self._configuration.proxy is None:
+                self.leave(current)
+        elif not self._prober.probe(current.endpoint).health.usable:
+            self.leave(current)
 
     def leave_endpoint(self, endpoint: Endpoint) -> None:
         """A probe of this control plane failed: if we talk to it, talk to another."""
@@ -310,7 +318,6 @@ class Kube:
     def __init__(self, api_client: client.ApiClient) -> None:
         self.api_client = api_client
         self._discovery = client.DiscoveryV1Api(api_client)
-        self._core = client.CoreV1Api(api_client)
         self._coordination = client.CoordinationV1Api(api_client)
         self._events = client.EventsV1Api(api_client)
         self._watches_lock = threading.Lock()
@@ -326,7 +333,24 @@ class Kube:
     def services(self, namespace: str, name: str) -> Collectible:
         """One Service, or none."""
         selector = f"metadata.name={name}"
-        return Collectible(self, self._core.list_namespaced_service, namespace, {"field_selector": selector})
+        return Collectible(self, self._list_services, namespace, {"field_selector": selector})
+
+    def _list_services(
+        self, namespace: str, *, _preload_content: bool, _request_timeout: Any = None, **query: Any
+    ) -> Any:
+        """What `CoreV1Api.list_namespaced_service` does, without the 21 MiB that CoreV1Api's models take."""
+        assert not _preload_content
+        parts = self.api_client.param_serialize(
+            "GET",
+            f"/api/v1/namespaces/{namespace}/services",
+            query_params=[
+                (_camel(name), str(value).lower() if isinstance(value, bool) else str(value))
+                for name, value in query.items()
+            ],
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        return self.api_client.call_api(*parts, _request_timeout=_request_timeout).response
 
     def leases(self, namespace: str, name: str) -> Collectible:
         """One Lease, or none."""
@@ -407,7 +431,8 @@ class Collectible:
     ) -> Iterator[tuple[str, Object]]:
         """(type, object) of each event, bookmarks included, until the API server ends it after `seconds`.
 
-        `on_open` is called once the API server has accepted the watch, which may be long before the first event.
+        `on_open` is called once the API server has accepted the watch, which may be long before the first
+        event.
 
         `silence` (seconds) without a byte ends it as a failure. An error event is raised as ApiError; its
         status is 410 if the resourceVersion is too old.
@@ -435,6 +460,11 @@ class Collectible:
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # ValueError and AttributeError are urllib3's when `stop` closes the socket under a read.
             raise ApiError(0, f"the watch broke off: {explain(error)}") from None
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
 
 
 def _limits(timeout: float) -> tuple[float, float]:

@@ -43,6 +43,13 @@ class Problems:
             self._on_change(key, message is not None)
         return True
 
+    def forget(self, key: str) -> None:
+        """The problem is no longer ours to tell of; nothing is logged."""
+        with self._lock:
+            known = self._messages.pop(key, None)
+        if known is not None:
+            self._on_change(key, False)
+
     @property
     def present(self) -> dict[str, str]:
         """Every problem there is, by key."""

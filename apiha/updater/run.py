@@ -142,6 +142,8 @@ class Updater:
         self._reasons: dict[Endpoint, str] = {}  # why one is off
         self._known: set[Endpoint] = set()
         self._write_failures = 0
+        self._refused: dict[str, dict[str, str]] = {}  # by problem and verb: what the API server said
+        self._refused_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
         configuration = load_configuration(settings.kubeconfig)
@@ -178,7 +180,7 @@ class Updater:
             settings.identity,
             lease_duration=settings.lease_duration,
             renew_deadline=settings.renew_deadline,
-            on_error=lambda error: self._on_api("lease", error),
+            on_error=self._on_lease_request,
         )
         self.election = Election(
             self.lock,
@@ -219,7 +221,7 @@ class Updater:
             random.Random(self.rng.random()),  # noqa: S311 (jitter)
             resync=self.settings.resync,
             on_restart=restarted,
-            on_error=lambda error: self._on_api(f"watch-{name}", error),
+            on_error=lambda verb, error: self._on_api(f"watch-{name}", verb, error),
         )
 
     # --------------------------------------------------------------------------------------------------- the
@@ -251,7 +253,7 @@ class Updater:
             self._start(f"watch-{name}", functools.partial(follower.run, self.stop_event))
         self._start("announcer", lambda: self.announcer.run(self.stop_event))
         self._start("housekeeper", self._keep_house)
-        self._start("election", self.election.run_until_stopped)
+        election = self._start("election", self.election.run_until_stopped)
         writer = self._start("writer", self._write)
         self.stop_event.wait()
         self.report.info("stopping")
@@ -260,6 +262,7 @@ class Updater:
         self.checker.switch_off()
         # No write may be under way when the Lease goes; one that hangs ends with its time limit.
         writer.join(max(_WRITE_TIMEOUTS))
+        election.join(1.0)
         if not writer.is_alive() and self.lock.release():
             self.report.info("released the lease")
         self.kube.stop_watches()
@@ -313,6 +316,11 @@ class Updater:
             self._source_news = self.clock.monotonic()
         self._dirty.set()
 
+    def _on_lease_request(self, verb: str, error: ApiError | None) -> None:
+        if verb == "get" and error is None:
+            self._on_api("lease", "create", None)  # there is one: nobody has to create it any more
+        self._on_api("lease", verb, error)
+
     def _on_lease(self) -> None:
         self.election.wake()
 
@@ -336,18 +344,26 @@ class Updater:
                 "and this goes on trying",
             )
 
-    def _on_api(self, what: str, error: ApiError | None) -> None:
-        """A request was answered, well (None) or badly; no answer at all is `_on_contact`'s."""
-        if error is None:
-            self.problems.set(what, None)
-        elif error.status in (401, 403):
-            self.problems.set(what, f"not permitted ({what}): {error}; {_APPLY}")
-        elif error.status:
-            self.problems.set(what, f"the API server refuses ({what}): HTTP {error.status}: {error}")
+    def _on_api(self, key: str, verb: str, error: ApiError | None) -> None:
+        """A request was answered, well (None) or badly; no answer at all is `_on_contact`'s.
+
+        A key has several verbs, of which some may be refused and others not: it is solved when none is.
+        """
+        with self._refused_lock:
+            refused = self._refused.setdefault(key, {})
+            if error is None:
+                if refused.pop(verb, None) is None:
+                    return
+            elif error.status in (401, 403):
+                refused[verb] = f"not permitted ({key}): {error}; {_APPLY}"
+            elif error.status:
+                refused[verb] = f"the API server refuses ({key}): HTTP {error.status}: {error}"
+            message = "; ".join(text for _, text in sorted(refused.items())) or None
+        self.problems.set(key, message)
 
     def _on_event_dropped(self, error: ApiError) -> None:
         self.metrics.events_dropped.inc()
-        self._on_api("events", error)
+        self._on_api("events", "create", error)
 
     def _on_problem(self, key: str, present: bool) -> None:
         self.metrics.problem.labels(key).set(1 if present else 0)
@@ -383,7 +399,7 @@ class Updater:
             if planes and self.clock.monotonic() - settled >= _SETTLE:
                 self.servers.settle()
                 settled = self.clock.monotonic()
-            self.stop_event.wait(0.25)
+            self.stop_event.wait(0.5)
 
     def _planes(self) -> tuple[Endpoint, ...]:
         return tuple(plane.endpoint for plane in control_planes(self.source.items().values()))
@@ -404,7 +420,7 @@ class Updater:
                     raise ApiError(409, "somebody else keeps changing the slice")
             except ApiError as error:
                 self._write_failures += 1
-                self._on_api("write", error)
+                self._on_api("write", "write", error)
                 # News must not wait out the pause for a problem that they may have ended.
                 self._dirty.wait(backoff(self._write_failures, self.rng, base=0.05, cap=5.0))
                 continue
@@ -444,18 +460,17 @@ class Updater:
                 return True
             written += 1
         self._write_failures = 0
-        if written:
-            self._on_api("write", None)
-            if news is not None:
-                self.metrics.mirror_seconds.observe(self.clock.monotonic() - news)
+        self._on_api("write", "write", None)
+        if written and news is not None:
+            self.metrics.mirror_seconds.observe(self.clock.monotonic() - news)
         if self.followers["kubernetes"].connected and wanted.slices:
             self.metrics.synced()
         return False
 
     def _begin_term(self, term: str) -> None:
         """A new leader's first look: at the API server, not at copies that may lag. Raises ApiError."""
-        self.source.replace(*self._source_objects.list())
-        self.live.replace(*self._live_objects.list())
+        self.source.fill(self._source_objects)
+        self.live.fill(self._live_objects)
         own = [item for name, item in self.live.items().items() if name in self.target.slice_names]
         off = unready_endpoints(own)
         mirrored = frozenset(plane.endpoint for plane in control_planes(own))
@@ -472,8 +487,13 @@ class Updater:
             self._led = None
             self.checker.switch_off()
             self.metrics.healthy.clear()
+            for key in ("write", "no-source", "other-port", "all-unhealthy"):
+                self.problems.forget(key)  # the new leader's to tell
+            self._refused.pop("write", None)
             holder = self.lock.holder
-            why = f"{holder} does" if holder != self.settings.identity else "the lease was not renewed in time"
+            why = (
+                f"{holder} does" if holder != self.settings.identity else "the lease was not renewed in time"
+            )
             self.report.warning(f"no longer leading: {why}", holder=holder)
         self.metrics.leader.set(0)
         live = self.live.items()
@@ -558,8 +578,7 @@ class Updater:
             "all-unhealthy",
             f"no control plane ({', '.join(wanted.health_ignored)}) answers from here, so the health check "
             "does not count: can this Pod reach them, and do their certificates carry "
-            f"{self.settings.host} (--host)? Last: "
-            + "; ".join(sorted(set(self._reasons.copy().values())))
+            f"{self.settings.host} (--host)? Last: " + "; ".join(sorted(set(self._reasons.copy().values())))
             if wanted.health_ignored
             else None,
         )

@@ -57,7 +57,8 @@ def time_until(what: str, condition: Callable[[], bool], limit: float) -> float:
 
 
 def test_a_control_plane_that_loses_power_leaves_within_three_seconds(cluster: Cluster, pod: Host) -> None:
-    """The cable of each control plane is pulled in turn, whichever of them the updater talks to: off within 3 s.
+    """The cable of each control plane is pulled in turn, whichever of them the updater talks to: off within 3
+    s.
 
     The `kubernetes` endpoints still name it then. When the cable is back, so is the address.
     """
@@ -98,7 +99,8 @@ def test_a_control_plane_that_hangs_and_one_that_refuses(cluster: Cluster, pod: 
 
 
 def test_the_updater_follows_a_control_plane_out_of_the_cluster(cluster: Cluster, pod: Host) -> None:
-    """A control plane that stays dead is first unready, and gone from the slice once `kubernetes` drops it."""
+    """A control plane that stays dead is first unready, and gone from the slice once `kubernetes` drops it.
+    """
     with Updater(cluster, NAMESPACE, host=pod):
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         cluster.kill_apiserver(2)
@@ -108,7 +110,9 @@ def test_the_updater_follows_a_control_plane_out_of_the_cluster(cluster: Cluster
 
 
 def test_never_all_off(cluster: Cluster, pod: Host) -> None:
-    """An updater that reaches no control plane directly turns none off, and says so once; nor does one that half returns."""
+    """An updater that reaches no control plane directly turns none off, and says so once; nor does one that
+    half returns.
+    """
     # It may talk to the API server (as by a proxy), but no probe gets through: they ask for another name.
     with Updater(cluster, NAMESPACE, "--host", "not.in.any.certificate", host=pod) as updater:
         updater.wait_said("so the health check does not count")
@@ -122,7 +126,9 @@ def test_never_all_off(cluster: Cluster, pod: Host) -> None:
 
 
 def test_a_new_leader_keeps_a_dead_control_plane_off(cluster: Cluster, pod: Host) -> None:
-    """A takeover while a control plane is down never turns it on in between: every version of the slice is looked at."""
+    """A takeover while a control plane is down never turns it on in between: every version of the slice is
+    looked at.
+    """
     with Updater(cluster, NAMESPACE, host=pod) as first:
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         cluster.pause_apiserver(2)
@@ -149,7 +155,9 @@ def test_a_new_leader_keeps_a_dead_control_plane_off(cluster: Cluster, pod: Host
 
 
 def test_two_replicas_lose_the_leader_with_its_control_plane(cluster: Cluster, pod: Host) -> None:
-    """Power goes for a machine with a control plane and the leader at once: the other takes over and turns it off."""
+    """Power goes for a machine with a control plane and the leader at once: the other takes over and turns it
+    off.
+    """
     second_host = cluster.network.hosts["pod-2"]
     with Updater(cluster, NAMESPACE, host=pod) as first:
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)

@@ -92,7 +92,9 @@ def test_only_the_leader_writes(space: Space) -> None:
 
 
 def test_sigterm_hands_over_in_under_two_seconds(space: Space) -> None:
-    """A leader that is told to end lets the lease go, and the other writes a new change within 2 s of the signal."""
+    """A leader that is told to end lets the lease go, and the other writes a new change within 2 s of the
+    signal.
+    """
     with Updater(space.cluster, space.namespace, *QUIET) as first:
         space.wait_mirrored(THREE)
         with standing_by(space, first, *QUIET) as second:
@@ -128,7 +130,9 @@ def mark_of(space: Space) -> str:
 
 
 def test_a_leader_stopped_past_its_lease_writes_nothing_afterwards(space: Space) -> None:
-    """SIGSTOP for longer than the lease (defaults), then SIGCONT: the old leader learns that it is none, and does not write."""
+    """SIGSTOP for longer than the lease (defaults), then SIGCONT: the old leader learns that it is none, and
+    does not write.
+    """
     with Updater(space.cluster, space.namespace, *QUIET) as first:
         space.wait_mirrored(THREE)
         with standing_by(space, first, *QUIET) as second:
@@ -150,7 +154,8 @@ def test_a_leader_stopped_past_its_lease_writes_nothing_afterwards(space: Space)
 
 
 def test_leaders_stopped_at_random_moments_never_write_over_their_successor(space: Space) -> None:
-    """Amid a stream of changes the leader is stopped at a random moment, ten times: no write after its successor's first.
+    """Amid a stream of changes the leader is stopped at a random moment, ten times: no write after its
+    successor's first.
 
     Every version that the slice ever had is looked at: each writer has one unbroken run.
     """
@@ -204,7 +209,8 @@ def standing_by_quick(space: Space, leader: Updater) -> Updater:
 
 
 def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> None:
-    """The worst moment: past the last look at the lease, before the request. The API server itself refuses the write.
+    """The worst moment: past the last look at the lease, before the request. The API server itself refuses
+    the write.
 
     This leader runs in the test's own process, so that it can be held exactly there.
     """
@@ -225,7 +231,7 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
     with open("/dev/null", "w") as nowhere:
         held = Process(settings, Reporter(nowhere))
         for cache, objects in ((held.source, held._source_objects), (held.live, held._live_objects)):
-            cache.replace(*objects.list())
+            cache.fill(objects)
         assert held.election.try_acquire_or_renew()
         while held._pass():
             pass
@@ -249,14 +255,16 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
 
         held.kube.apply_slice = apply_late  # type: ignore[method-assign]
         space.set_source(["192.0.2.90"])
-        held.source.replace(*held._source_objects.list())
+        held.source.fill(held._source_objects)
         held._pass()
         assert refused == [409]
         assert held.lock.write_window(str(held.lock.term)) is None
 
 
 def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) -> None:
-    """Its right to the Lease is taken: it goes on until the renew deadline, writes nothing afterwards, and says why."""
+    """Its right to the Lease is taken: it goes on until the renew deadline, writes nothing afterwards, and
+    says why.
+    """
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     user = f"updater-{space.namespace}"
     everything = {"apiGroups": ["", "discovery.k8s.io", "events.k8s.io"], "resources": ["*"], "verbs": ["*"]}
@@ -284,7 +292,9 @@ def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) ->
 
 
 def test_the_wall_clock_decides_nothing(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An hour forward does not take a living leader's lease; an hour back does not keep a dead one's for an hour."""
+    """An hour forward does not take a living leader's lease; an hour back does not keep a dead one's for an
+    hour.
+    """
     from kubernetes.leaderelection import leaderelection
 
     from apiha.log import Reporter

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -10,7 +13,8 @@ import httpx
 import pytest
 
 from tests.support.kube import Cluster
-from tests.support.updater import SLICES, VIP, Api, Space, Updater, addresses_of, wait_for
+from tests.support.netns import missing
+from tests.support.updater import ROOT, SLICES, VIP, Api, Space, Updater, addresses_of, wait_for
 
 pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
 
@@ -21,7 +25,9 @@ THREE = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One API server that leaves the `kubernetes` endpoints to the tests."""
-    with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as cluster:
+    with Cluster(
+        n=1, netns=False, ip_sans=True, apiserver_args=["--endpoint-reconciler-type=none"]
+    ) as cluster:
         yield cluster
 
 
@@ -144,7 +150,9 @@ def test_hand_edits_are_put_back_and_foreign_fields_stay(space: Space, updater: 
 
 
 def test_a_slice_taken_out_of_the_service_or_deleted_comes_back(space: Space, updater: Updater) -> None:
-    """Without its label the slice is no longer seen by a watch, and found all the same; deleted, it is made anew."""
+    """Without its label the slice is no longer seen by a watch, and found all the same; deleted, it is made
+    anew.
+    """
     path = f"{SLICES}/{space.namespace}/endpointslices/apiserver"
     space.api.ok("PATCH", path, {"metadata": {"labels": {"kubernetes.io/service-name": None}}})
     wait_for(
@@ -158,7 +166,9 @@ def test_a_slice_taken_out_of_the_service_or_deleted_comes_back(space: Space, up
 
 
 def test_a_foreign_slice_is_reported_not_deleted(space: Space, updater: Updater) -> None:
-    """Another slice of the same Service is named once in the log, in an Event and in a metric, and left alone."""
+    """Another slice of the same Service is named once in the log, in an Event and in a metric, and left
+    alone.
+    """
     body = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -207,7 +217,9 @@ def test_service_missing_or_with_another_address(space: Space) -> None:
 
 
 def test_a_thousand_rapid_changes_end_right(space: Space, updater: Updater) -> None:
-    """1,000 changes as fast as the API server takes them end in the last state, with no more writes than changes."""
+    """1,000 changes as fast as the API server takes them end in the last state, with no more writes than
+    changes.
+    """
     for i in range(1000):
         space.set_source([f"192.0.2.{1 + i % 200}", f"192.0.2.{201 + i % 50}"])
     space.wait_mirrored(["192.0.2.200", "192.0.2.250"], limit=10.0)
@@ -244,7 +256,7 @@ def test_without_rights_it_says_which_and_goes_on_once_it_has_them(space: Space)
         space.cluster, space.namespace, *QUIET, kubeconfig=space.cluster.kubeconfig(user)
     ) as updater:
         for what in ("watch-kubernetes", "watch-slices", "watch-service", "lease"):
-            line = updater.wait_said(f"not permitted ({what})")
+            line = updater.wait_said(f"not permitted ({what}):")
             assert "kubectl apply" in line["message"]
         time.sleep(5)
         assert len(updater.said("not permitted (lease)")) == 1
@@ -290,7 +302,9 @@ def test_a_resource_version_too_old_is_recovered_from(space: Space) -> None:
 
 
 def test_the_api_server_away_for_a_minute(space: Space, updater: Updater) -> None:
-    """60 s without an API server: said once, alive, unready; the slice is as it was, and the next change is mirrored."""
+    """60 s without an API server: said once, alive, unready; the slice is as it was, and the next change is
+    mirrored.
+    """
     cluster = space.cluster
     cluster.kill_apiserver(0)
     try:
@@ -313,8 +327,140 @@ def test_the_api_server_away_for_a_minute(space: Space, updater: Updater) -> Non
 
 
 def test_an_orderly_end(space: Space, updater: Updater) -> None:
-    """SIGTERM: the lease is let go, the slice stays, the exit code is 0, and no line of the log is a traceback."""
+    """SIGTERM: the lease is let go, the slice stays, the exit code is 0, and no line of the log is a
+    traceback.
+    """
     assert updater.terminate() == 0
     assert "holderIdentity" not in space.lease()
     assert space.mirrored() == THREE
     assert updater.log()[-1]["message"] == "released the lease"
+
+
+def test_a_right_that_is_half_there_is_said_once(space: Space) -> None:
+    """A Lease that may be read but not updated is one problem, not one in turn with its solution."""
+    user = f"updater-{space.namespace}"
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    rules = [
+        {"apiGroups": ["discovery.k8s.io", "", "events.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "verbs": ["get", "list", "watch", "create"],
+        },
+    ]
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": user}}
+    binding = {
+        **role,
+        "kind": "ClusterRoleBinding",
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    }
+    space.api.ok("POST", f"{rbac}/clusterroles", {**role, "rules": rules})
+    space.api.ok("POST", f"{rbac}/clusterrolebindings", binding)
+    kubeconfig = space.cluster.kubeconfig(user)
+    quick = ("--lease-duration", "4s", "--renew-deadline", "3s", "--retry-period", "1s")
+    with Updater(space.cluster, space.namespace, *QUIET, *quick, kubeconfig=kubeconfig) as updater:
+        updater.wait_said("not permitted (lease)")
+        updater.wait_said("no longer leading: the lease was not renewed in time")
+        time.sleep(4)
+        assert len(updater.said("(lease)")) == 1
+        assert not updater.said("lease: solved")
+        rules[1]["verbs"].append("update")
+        space.api.ok("PUT", f"{rbac}/clusterroles/{user}", {**role, "rules": rules})
+        updater.wait_said("lease: solved")
+        updater.wait_leading()
+
+
+@pytest.mark.skipif(missing() is not None, reason=f"mounts a service account: {missing()}")
+def test_in_a_pod_it_uses_the_service_account(space: Space) -> None:
+    """Without --kubeconfig: KUBERNETES_SERVICE_HOST, the mounted token and CA, and the Pod's own name."""
+    cluster = space.cluster
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "apiserver-updater"}}
+    accounts = f"/api/v1/namespaces/{space.namespace}/serviceaccounts"
+    space.api.ok("POST", accounts, account)
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": 3600},
+    }
+    token = space.api.ok("POST", f"{accounts}/apiserver-updater/token", body)["status"]["token"]
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": space.namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "apiserver-updater", "namespace": space.namespace}],
+    }
+    space.api.ok("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    mounted = cluster.directory / f"account-{space.namespace}"
+    mounted.mkdir()
+    (mounted / "token").write_text(token)
+    (mounted / "ca.crt").write_bytes(cluster.ca_file.read_bytes())
+    address, _, port = cluster.endpoints[0].rpartition(":")
+    # A mount namespace of its own, in which /run holds nothing but the service account.
+    where = "/run/secrets/kubernetes.io/serviceaccount"
+    script = f'mount -t tmpfs none /run && mkdir -p {where} && mount --bind "$0" {where} && exec "$@"'
+    command = [
+        sys.executable,
+        "-m",
+        "apiha",
+        "--log-format",
+        "json",
+        "updater",
+        "--listen",
+        "127.0.0.1:0",
+        *QUIET,
+    ]
+    command += ["--namespace", space.namespace]
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "KUBECONFIG"},
+        "KUBERNETES_SERVICE_HOST": address,
+        "KUBERNETES_SERVICE_PORT": port,
+        "POD_NAME": "apiserver-updater-abc",
+    }
+    log = cluster.directory / f"pod-{space.namespace}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script, str(mounted), *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+        )
+        try:
+            space.wait_mirrored(THREE)
+            assert space.lease()["holderIdentity"].startswith("apiserver-updater-abc_")
+            process.terminate()
+            assert process.wait(15) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_settings_that_are_no_use_are_one_clear_line(cluster: Cluster) -> None:
+    """A kubeconfig that is not there or is none, no cluster at all, bad timings: exit code 5 and a line, no
+    traceback.
+    """
+    bad = cluster.directory / "bad-kubeconfig"
+    bad.write_text("clusters: [")
+    for flags, word in (
+        (["--kubeconfig", "/nowhere/kubeconfig"], "/nowhere/kubeconfig"),
+        (["--kubeconfig", str(bad)], str(bad)),
+        ([], "no --kubeconfig"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--lease-duration", "5s"], "--lease-duration"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--listen", "nonsense"], "--listen"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--vip", "a.name"], "--vip"),
+    ):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
+        done = subprocess.run(
+            [sys.executable, "-m", "apiha", "updater", *flags],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == 5, done.stderr
+        assert word in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -287,7 +287,8 @@ class Updater:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
-    # --------------------------------------------------------------------------------------- what is done to it
+    # --------------------------------------------------------------------------------------- what is done to
+    # it
 
     def terminate(self, limit: float = 15.0) -> int:
         """SIGTERM, and wait for its end; returns the exit code."""
