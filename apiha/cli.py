@@ -259,7 +259,7 @@ def cli(
 @configured
 @OUTPUT
 def probe_command(invocation: Invocation, output: str) -> int:
-    """Ask all control planes and the VIP at once, and say what answers.
+    """Ask all control planes, configured and learned, and the VIP at once, and say what answers.
 
     Exit code 0 if a control plane is ready, 3 if none is. States: ready; alive (401 or 403: genuine, but it hides its
     readiness, see client_cert); not-ready; refused; timeout; unreachable; untrusted (its certificate does not prove
@@ -378,7 +378,11 @@ def status_command(invocation: Invocation, output: str) -> int:
 @cli.command("unpin")
 @configured
 def unpin_command(invocation: Invocation) -> None:
-    """Remove the block from the hosts file, and restore the lines that `on_conflict: adopt` commented out."""
+    """Remove the block from the hosts file, and restore the lines that `on_conflict: adopt` commented out.
+
+    On an installed node apiha-reconcile.path puts the block back within seconds: stop that unit first, or
+    `apiha uninstall`.
+    """
     from apiha.bootstrap import report_change
     from apiha.hosts import HostsFile
 
@@ -613,8 +617,8 @@ def updater_command(
     """Keep the Service's EndpointSlices equal to the live control planes: what runs in the cluster.
 
     Watches the endpoints of default/kubernetes, probes each control plane, and writes while it holds the Lease
-    `apiserver-updater`. Needs `pip install apiha[updater]`. In a Pod it reaches the API server by the Service `kubernetes`, and
-    then a live control plane directly; never by the Service that it feeds.
+    `apiserver-updater`. Needs `pip install apiha[updater]`. In a Pod it reaches the API server by the Service
+    `kubernetes`, and then a live control plane directly; never by the Service that it feeds.
     """
     try:
         from apiha.updater.run import Settings, Updater

@@ -428,7 +428,7 @@ def _strangers(text: HostsText, key: bytes | None) -> tuple[HostsLine, ...]:
         # Names that were carried over for the host that the block was written for came back with their line.
         carried = _carried(originals, own) + _carried(originals, _block_key(block.lines))
         for number, line in enumerate(block.lines, block.first_line + 1):
-            entry = None if b"#" in line else _entry(line)
+            entry = None if b"#" in line or b"\0" in line else _entry(line)
             ours = bool(own and entry and all(_key(name) == own for name in entry[1]))
             if line.strip() and not ours and line.rstrip() not in carried:
                 found.append(HostsLine(number, _show(line)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -124,7 +125,7 @@ def make_ssl_context(
 
 def _ssl_words(error: BaseException) -> str:
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return str(words).replace("_", " ").lower()
+    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", str(words)).replace("_", " ").lower()
 
 
 class Prober:

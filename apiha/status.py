@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import ssl
 import subprocess
 from collections.abc import Sequence
@@ -23,14 +22,12 @@ from apiha.kubeconfig import load_ca
 from apiha.node import UNITS
 from apiha.probe import Prober, ProbeResult, probe_all
 
-EXPIRY_WARNING = timedelta(
-    days=30
-)  # kubeadm renews at upgrades, once a year: a month is time enough to plan one
+EXPIRY_WARNING = timedelta(days=30)  # kubeadm renews at upgrades, once a year: time enough to plan one
 SKEW_WARNING = timedelta(seconds=60)  # leases (40 s grace by default) and logs go wrong from about there
 CLOUD_CONFIGS = (
-    "/etc/cloud/cloud.cfg",
-    "/etc/cloud/cloud.cfg.d/*.cfg",
-    "/var/lib/cloud/instance/cloud-config.txt",
+    "etc/cloud/cloud.cfg",
+    "etc/cloud/cloud.cfg.d/*.cfg",
+    "var/lib/cloud/instance/cloud-config.txt",
 )
 # `true` and `template` make cloud-init write the whole file anew at each boot; `localhost` only touches 127.0.1.1:
 # https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
@@ -182,6 +179,7 @@ def _look_at_hosts(
         data = HostsFile(hosts_file, state_dir=state_dir).read()
     except ApihaError as error:
         return None, [Problem("error", "hosts-file", str(error), "make the hosts file readable")]
+    foreign = find_foreign(data, config.host)
     problems = [
         Problem(
             "error" if config.on_conflict == "refuse" else "warning",
@@ -189,7 +187,7 @@ def _look_at_hosts(
             f"{hosts_file}:{line.number}: a line that is not apiha's names {config.host} too: {line.text}",
             "remove the line, or set on_conflict: adopt to have it commented out until `apiha unpin`",
         )
-        for line in find_foreign(data, config.host)
+        for line in foreign
     ]
     backup = HostsFile(hosts_file, state_dir=state_dir).interrupted()
     if backup is not None:
@@ -219,7 +217,8 @@ def _look_at_hosts(
             Problem(
                 "error",
                 "no-block",
-                f"{hosts_file} has no block of apiha: {config.host} resolves to nothing",
+                f"{hosts_file} has no block of apiha"
+                + ("" if foreign else f": {config.host} resolves to nothing"),
                 "run `apiha pin-host`",
             )
         )
@@ -487,9 +486,9 @@ def _cloud_init_rewrites(root: Path) -> list[tuple[str, int]]:
         return []
     found: list[tuple[str, int]] = []
     for pattern in CLOUD_CONFIGS:
-        for name in sorted(glob.glob(str(root) + pattern)):
+        for path in sorted(root.glob(pattern)):
             try:
-                text = read_text(Path(name), "cloud-init's configuration")
+                text = read_text(path, "cloud-init's configuration")
                 document = yaml.safe_load(text)
             except (ConfigError, yaml.YAMLError, RecursionError, ValueError):
                 continue
@@ -497,7 +496,7 @@ def _cloud_init_rewrites(root: Path) -> list[tuple[str, int]]:
                 continue
             lines = enumerate(text.splitlines(), start=1)
             number = next((n for n, line in lines if line.startswith("manage_etc_hosts")), 1)
-            found = [(name, number)] if document["manage_etc_hosts"] in _REWRITES else []
+            found = [(str(path), number)] if document["manage_etc_hosts"] in _REWRITES else []
     return found
 
 

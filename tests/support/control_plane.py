@@ -307,9 +307,10 @@ class _TcpServer:
     def stop(self) -> None:
         """Stop listening and cut every open connection. `start` brings the server back on the same port."""
         with self._lock:
-            self._running = False
+            was_running, self._running = self._running, False
             connections, self._connections = self._connections, set()
-            if self._socket is not None:
+            # Once only: a second shutdown sticks to the socket, and the next start would hand out dead connections.
+            if self._socket is not None and was_running:
                 with contextlib.suppress(OSError):
                     # Ends listen(2) but, on Linux, leaves the socket bound: the port stays ours.
                     self._socket.shutdown(socket.SHUT_RDWR)

@@ -14,6 +14,7 @@ real kubelet that has not joined a cluster yet, it exits while there is no /etc/
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import socket
@@ -50,8 +51,10 @@ def copy(source: socket.socket, sink: socket.socket) -> None:
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
     except OSError:
-        source.close()
-        sink.close()
+        # Not close: the other direction's thread still uses both, and their numbers must not be given away.
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 def forward(client: socket.socket, targets: list[str], port: int) -> None:

@@ -408,7 +408,7 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.25, "250ms"), (3.21, "3.2s"), (125, "2m05s"), (0, "0ms"), (59.99, "60.0s")]
+    ("seconds", "text"), [(0.25, "250ms"), (3.21, "3.2s"), (125, "2m05s"), (0, "0ms"), (59.99, "1m00s")]
 )
 def test_durations_are_shown_short(seconds: float, text: str) -> None:
     """Spans of time are shown as people write them."""

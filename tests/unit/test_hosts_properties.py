@@ -236,6 +236,7 @@ def test_only_the_host_changes_its_meaning(data: bytes, addresses: list[str]) ->
 
 @patient
 @given(edited_files(), wanted)
+@example(b"# BEGIN apiha\n127.0.0.1\0api.example\n# END apiha\n", ["10.0.0.1"])
 def test_no_line_vanishes_without_a_word(data: bytes, addresses: list[str]) -> None:
     """A line is in the new file, or reported as dropped, or one that apiha wrote into its block itself."""
     edit = splice(data, HOST, addresses, "adopt")
