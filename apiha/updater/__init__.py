@@ -27,19 +27,23 @@
 
 A replica writes only while it holds the Lease, by a clock that goes on while a machine sleeps, and stops at
 `--renew-deadline` after its last renewal began: before the lease ends for anybody else. That alone does not
-stop a process that is frozen (SIGSTOP, a paused virtual machine) between this check and the request. So each
-write is also fenced by the API server:
+stop a process that is frozen between this check and the request (SIGSTOP), or whose clock stood still as well
+(a paused virtual machine). So each write is also fenced, by what the API server itself puts in order:
 
 1. The live slice is read from the local copy *before* the lease is checked, and the write carries the
    `resourceVersion` that it had then. The API server refuses it with 409 if the slice has changed since.
 2. A new leader's first write changes the slice in any case: it puts its own name and a random number into the
-   annotation `apiserver-updater.apiha/leader`. From then on every write that an earlier leader prepared is
-   refused.
-3. A slice that is absent is created with POST, which never overwrites, and without labels, so that nobody
+   annotation `apiserver-updater.apiha/leader`. From then on every write that an earlier leader has prepared
+   is refused.
+3. An earlier leader that has seen that mark, and still believes to lead, would undo it as if it were an edit
+   by hand. So a write that replaces a mark is made only after the Lease was read anew from the API server,
+   later than the copy of the slice.
+4. A slice that is absent is created with POST, which never overwrites, and without labels, so that nobody
    uses it before the fenced write that follows.
 
 So: once the first write of a new leader is done, no write of an earlier one succeeds, however long it was
-frozen. Between the new leader's taking of the Lease and that first write (one request, milliseconds) a write
-that an earlier leader has in flight may still land; the new leader's own is then refused, read again and
-repeated, and the last word is the new leader's.
+frozen and whatever its clock says. Between the new leader's taking of the Lease and that first write (one
+request, milliseconds) a write that an earlier leader has in flight may still land; the new leader's own is
+then refused, read again and repeated, and the last word is the new leader's. This needs identities to be
+unique, which the default is.
 """

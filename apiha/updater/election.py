@@ -90,8 +90,7 @@ class Lock(_LeaseLock):  # type: ignore[misc]
         self._renewed: float | None = None  # when the request of the last good renewal was sent
         self._term: str | None = None
 
-    # ------------------------------------------------------------------------------------- what the library
-    # calls
+    # ----------------------------------------------------------------------- what the library calls
 
     def get(self, name: str, namespace: str) -> tuple[bool, Any]:
         """The Lease's record, or why not."""
@@ -126,7 +125,7 @@ class Lock(_LeaseLock):  # type: ignore[misc]
             spec.lease_transitions = (spec.lease_transitions or 0) + 1
         return spec
 
-    # ------------------------------------------------------------------------------------------- what we add
+    # ---------------------------------------------------------------------------------- what we add
 
     def _observe(self, spec: Any) -> None:
         """Note the state of the Lease, which a consistent read has just told."""
@@ -185,6 +184,22 @@ class Lock(_LeaseLock):  # type: ignore[misc]
                 return None
             age = self._now() - self._renewed
             return self._lease_duration - age if age < self._renew_deadline else None
+
+    def confirm(self) -> bool:
+        """Ask the API server, by a consistent read, whether the Lease is ours; if not, count as deposed.
+
+        For the one decision in which no clock is trusted: see the package's docstring. Raises ApiError.
+        """
+        try:
+            spec = self.api_instance.read_namespaced_lease(self.name, self.namespace).spec
+        except ApiException as error:
+            if error.status != 404:
+                raise ApiError.of(error) from None
+            spec = None
+        mine = spec is not None and spec.holder_identity == self.identity
+        if not mine:
+            self.lose()
+        return mine
 
     def lose(self) -> None:
         """Count as deposed, whatever the Lease says."""

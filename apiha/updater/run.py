@@ -48,6 +48,7 @@ from apiha.updater.kube import (
 from apiha.updater.metrics import CONTENT_TYPE, Metrics
 from apiha.updater.mirror import (
     FAMILIES,
+    LEADER_ANNOTATION,
     Plan,
     Target,
     control_planes,
@@ -112,6 +113,10 @@ def default_identity() -> str:
     held the Lease.
     """
     return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
+
+
+class Deposed(Exception):
+    """The Lease does not allow a write any more."""
 
 
 class Updater:
@@ -224,8 +229,7 @@ class Updater:
             on_error=lambda verb, error: self._on_api(f"watch-{name}", verb, error),
         )
 
-    # --------------------------------------------------------------------------------------------------- the
-    # process
+    # ---------------------------------------------------------------------------------- the process
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT, then let go of the Lease; raises ConfigError if `listen` cannot be
@@ -308,8 +312,7 @@ class Updater:
             missing.append("lease: nobody is known to hold it")
         return missing + (["the API server does not answer"] if self.contact.away else [])
 
-    # ------------------------------------------------------------------------------------------ news from the
-    # threads
+    # ------------------------------------------------------------------------ news from the threads
 
     def _on_source(self) -> None:
         if self._source_news is None:
@@ -404,8 +407,7 @@ class Updater:
     def _planes(self) -> tuple[Endpoint, ...]:
         return tuple(plane.endpoint for plane in control_planes(self.source.items().values()))
 
-    # ---------------------------------------------------------------------------------------------------- the
-    # writer
+    # ----------------------------------------------------------------------------------- the writer
 
     def _write(self) -> None:
         """The writer's thread: one pass for each batch of news, and one a second."""
@@ -413,12 +415,18 @@ class Updater:
         while not self.stop_event.is_set():
             self._last_pass = self.clock.monotonic()
             self._dirty.clear()
+            news, self._source_news = self._source_news, None
             try:
-                again = self._pass()
+                again = self._pass(news)
+                if again:
+                    self._source_news = news  # not done: the clock of this change runs on
                 conflicts = conflicts + 1 if again else 0
                 if conflicts > _CONFLICTS:
                     raise ApiError(409, "somebody else keeps changing the slice")
+            except Deposed:
+                continue
             except ApiError as error:
+                self._source_news = news
                 self._write_failures += 1
                 self._on_api("write", "write", error)
                 # News must not wait out the pause for a problem that they may have ended.
@@ -427,15 +435,16 @@ class Updater:
             if not again:
                 self._dirty.wait(_TICK)
 
-    def _pass(self) -> bool:
-        """Look at everything and write what differs; whether to look again at once. Raises ApiError."""
-        news, self._source_news = self._source_news, None
+    def _pass(self, news: float | None = None) -> bool:
+        """Look at everything and write what differs; whether to look again at once.
+
+        `news` is when the oldest change of the source came in. Raises ApiError and Deposed.
+        """
         term = self.lock.term
         if term is None or self.lock.write_window(term) is None:
             self._follow_only()
             return False
         if not (self.source.synced and self.live.synced):
-            self._source_news = news
             return False
         if term != self._led:
             self._begin_term(term)
@@ -456,7 +465,6 @@ class Updater:
             if name in live and not differs(live[name], body):
                 continue
             if not self._write_slice(name, body, live.get(name), term):
-                self._source_news = news  # not done: the clock of this change runs on
                 return True
             written += 1
         self._write_failures = 0
@@ -489,7 +497,8 @@ class Updater:
             self.metrics.healthy.clear()
             for key in ("write", "no-source", "other-port", "all-unhealthy"):
                 self.problems.forget(key)  # the new leader's to tell
-            self._refused.pop("write", None)
+            with self._refused_lock:
+                self._refused.pop("write", None)
             holder = self.lock.holder
             why = (
                 f"{holder} does" if holder != self.settings.identity else "the lease was not renewed in time"
@@ -507,7 +516,7 @@ class Updater:
     def _write_slice(self, name: str, body: Object, held: Object | None, term: str) -> bool:
         """One fenced write; False if the slice was not as it was believed to be and is now known better.
 
-        Raises ApiError; also if the Lease does not allow a write any more, with no status.
+        Raises ApiError, and Deposed if we may not write any more.
         """
         try:
             if held is None:
@@ -518,6 +527,11 @@ class Updater:
                 )
                 self.metrics.writes.labels(name, "created").inc()
                 self.live.put(held, read=True)
+            if (held["metadata"].get("annotations") or {}).get(
+                LEADER_ANNOTATION
+            ) != term and not self.lock.confirm():
+                # Somebody else's mark may be that of our successor, and our clock may have stood still.
+                raise Deposed
             meta = {
                 **body["metadata"],
                 "resourceVersion": held["metadata"]["resourceVersion"],
@@ -541,11 +555,10 @@ class Updater:
     def _time_limit(self, term: str) -> float:
         window = self.lock.write_window(term)
         if window is None:
-            raise ApiError(0, "the lease does not allow a write any more")
+            raise Deposed
         return min(window, _WRITE_TIMEOUTS[min(self._write_failures, len(_WRITE_TIMEOUTS) - 1)])
 
-    # ------------------------------------------------------------------------------------------------- what
-    # is wrong
+    # -------------------------------------------------------------------------------- what is wrong
 
     def _look_at_service(self) -> Object | None:
         """The Service, and what is wrong with it."""

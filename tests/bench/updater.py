@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 
+from tests.bench.table import table
 from tests.support import netns
 from tests.support.kube import Cluster, assets_directory
 from tests.support.updater import SLICES, Api, Space, Updater, addresses_of, ready_of, wait_for
@@ -34,7 +35,7 @@ ALL = ["10.0.0.11", "10.0.0.12", "10.0.0.13"]
 
 
 @dataclass
-class Table:
+class Findings:
     """Rows of (what, measured, wanted)."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
@@ -45,14 +46,7 @@ class Table:
         print(f"... {what}: {measured}", file=sys.stderr)
 
     def __str__(self) -> str:
-        rows = [("what", "measured", "wanted"), *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in rows
-        ]
-        lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-        return "\n".join(lines)
+        return table(("what", "measured", "wanted"), self.rows)
 
 
 class Arrivals:
@@ -93,7 +87,7 @@ def seconds(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f}; {len(values)})"
 
 
-def latency(table: Table, changes: int) -> None:
+def latency(findings: Findings, changes: int) -> None:
     """Changes of `kubernetes`, one after the other at random distances, and a burst."""
     rng = random.Random(1)
     with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as cluster:
@@ -114,10 +108,10 @@ def latency(table: Table, changes: int) -> None:
                 sent_to_seen.append(seen - sent)
                 done_to_seen.append(max(0.0, seen - done))
                 time.sleep(rng.uniform(0.0, 0.03))
-            table.add(
+            findings.add(
                 "change sent -> mirrored slice at a watcher", milliseconds(sent_to_seen), "p99 <= 100 ms"
             )
-            table.add("change acknowledged -> mirrored slice at a watcher", milliseconds(done_to_seen))
+            findings.add("change acknowledged -> mirrored slice at a watcher", milliseconds(done_to_seen))
             began = time.monotonic()
             before = updater.metric("writes_total", result="applied")
             for i in range(changes):
@@ -127,19 +121,19 @@ def latency(table: Table, changes: int) -> None:
             arrivals.wait(last)
             late = time.monotonic() - began - took
             writes = updater.metric("writes_total", result="applied") - before
-            table.add(
+            findings.add(
                 f"{changes} changes in a row",
                 f"{changes / took:.0f}/s, {writes:.0f} writes, right {late * 1000:.0f} ms after the last",
                 "right in the end",
             )
-            table.add(
+            findings.add(
                 "resident memory of the leader",
                 f"{cold / 2**20:.0f} MiB at first, {updater.resident / 2**20:.0f} MiB after",
             )
         api.close()
 
 
-def takeovers(table: Table, rounds: int) -> None:
+def takeovers(findings: Findings, rounds: int) -> None:
     """SIGTERM and SIGKILL of the leader while another stands by, default lease."""
     with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as cluster:
         api = Api(cluster)
@@ -166,13 +160,13 @@ def takeovers(table: Table, rounds: int) -> None:
                     return took
 
         terms = [one(lambda updater: updater.process.terminate()) for _ in range(rounds)]
-        table.add("takeover after SIGTERM, to the first write", seconds(terms), "< 2 s")
+        findings.add("takeover after SIGTERM, to the first write", seconds(terms), "< 2 s")
         kills = [one(lambda updater: updater.process.kill()) for _ in range(rounds)]
-        table.add("takeover after SIGKILL, to the first write", seconds(kills), "< 17 s")
+        findings.add("takeover after SIGKILL, to the first write", seconds(kills), "< 17 s")
         api.close()
 
 
-def deaths(table: Table, rounds: int) -> None:
+def deaths(findings: Findings, rounds: int) -> None:
     """A control plane's cable is pulled: how long until it is unready, with the health check and without."""
     with Cluster(n=3) as cluster:
         assert cluster.network is not None
@@ -202,15 +196,15 @@ def deaths(table: Table, rounds: int) -> None:
             return took
 
         silent = each(cluster.cut, cluster.mend)
-        table.add("power lost -> out of the VIP, with the health check", seconds(silent), "<= 3 s")
+        findings.add("power lost -> out of the VIP, with the health check", seconds(silent), "<= 3 s")
         killed = each(cluster.kill_apiserver, cluster.start_apiserver)
-        table.add("process killed -> out of the VIP, with the health check", seconds(killed), "<= 3 s")
+        findings.add("process killed -> out of the VIP, with the health check", seconds(killed), "<= 3 s")
         plain = each(cluster.cut, cluster.mend, QUIET)
-        table.add("power lost -> out of the VIP, without the health check", seconds(plain), "(15 to 25 s)")
-        at_rest(table, cluster, pod)
+        findings.add("power lost -> out of the VIP, without the health check", seconds(plain), "(15 to 25 s)")
+        at_rest(findings, cluster, pod)
 
 
-def at_rest(table: Table, cluster: Cluster, pod: Any) -> None:
+def at_rest(findings: Findings, cluster: Cluster, pod: Any) -> None:
     """What a leader with three control planes costs when nothing happens."""
 
     def cpu(pid: int) -> float:
@@ -223,18 +217,18 @@ def at_rest(table: Table, cluster: Cluster, pod: Any) -> None:
         began, used = time.monotonic(), cpu(updater.process.pid)
         time.sleep(20.0)
         share = (cpu(updater.process.pid) - used) / (time.monotonic() - began)
-        table.add(
+        findings.add(
             "a leader at rest, three control planes",
             f"{share * 100:.1f} % of a core, {updater.resident / 2**20:.0f} MiB",
         )
 
 
-def parts(arguments: argparse.Namespace) -> Iterator[Callable[[Table], None]]:
+def parts(arguments: argparse.Namespace) -> Iterator[Callable[[Findings], None]]:
     """What can be measured here."""
-    yield lambda table: latency(table, arguments.changes)
-    yield lambda table: takeovers(table, arguments.rounds)
+    yield lambda findings: latency(findings, arguments.changes)
+    yield lambda findings: takeovers(findings, arguments.rounds)
     if (reason := netns.missing()) is None:
-        yield lambda table: deaths(table, arguments.rounds)
+        yield lambda findings: deaths(findings, arguments.rounds)
     else:
         print(f"not measured, how fast a dead control plane leaves: {reason}", file=sys.stderr)
 
@@ -253,15 +247,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if not all((assets_directory() / name).exists() for name in ("etcd", "kube-apiserver")):
         print(
-            f"not measured: no kube-apiserver and etcd in {assets_directory()}; get them with `setup-envtest use -p path`"
-            " and set KUBEBUILDER_ASSETS to the folder that it prints",
+            f"not measured: no kube-apiserver and etcd in {assets_directory()}; get them with `setup-envtest use -p "
+            "path` and set KUBEBUILDER_ASSETS to the folder that it prints",
             file=sys.stderr,
         )
         return 0
-    table = Table()
+    findings = Findings()
     for part in parts(arguments):
-        part(table)
-    print(table)
+        part(findings)
+    print(findings)
     return 0
 
 

@@ -99,8 +99,7 @@ def test_a_control_plane_that_hangs_and_one_that_refuses(cluster: Cluster, pod: 
 
 
 def test_the_updater_follows_a_control_plane_out_of_the_cluster(cluster: Cluster, pod: Host) -> None:
-    """A control plane that stays dead is first unready, and gone from the slice once `kubernetes` drops it.
-    """
+    """A control plane that stays dead is first unready, and gone once `kubernetes` drops it."""
     with Updater(cluster, NAMESPACE, host=pod):
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         cluster.kill_apiserver(2)

@@ -261,6 +261,45 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
         assert held.lock.write_window(str(held.lock.term)) is None
 
 
+def test_a_leader_whose_clock_stood_still_does_not_undo_its_successors_mark(space: Space) -> None:
+    """A virtual machine that was paused, clock and all: it sees another's mark, believes its lease is good,
+    and asks first.
+
+    This leader runs in the test's own process, so that its clock can be stopped.
+    """
+    from apiha.log import Reporter
+    from apiha.updater.run import Deposed, Settings
+    from apiha.updater.run import Updater as Process
+
+    timing: dict[str, Any] = {"lease_duration": 4, "renew_deadline": 3, "retry_period": 1}
+    kubeconfig = space.cluster.kubeconfig()
+    settings = Settings(
+        kubeconfig=kubeconfig, namespace=space.namespace, identity="paused", health_check=False, **timing
+    )
+    with open("/dev/null", "w") as nowhere:
+        paused = Process(settings, Reporter(nowhere))
+        stopped_at = time.monotonic()
+        paused.lock._now = lambda: stopped_at
+        for cache, objects in ((paused.source, paused._source_objects), (paused.live, paused._live_objects)):
+            cache.fill(objects)
+        assert paused.election.try_acquire_or_renew()
+        while paused._pass():
+            pass
+        with Updater(space.cluster, space.namespace, *QUICK) as other:
+            wait_for("the other has written", lambda: mark_of(space).startswith(other.identity))
+            # As after waking: the watches tell the news before anything else happens.
+            space.set_source(["192.0.2.91"])
+            space.wait_mirrored(["192.0.2.91"])
+            before = space.mirror()["metadata"]["resourceVersion"]
+            paused.source.fill(paused._source_objects)
+            paused.live.fill(paused._live_objects)
+            assert paused.lock.write_window(str(paused.lock.term)) is not None, "by its clock it still leads"
+            with pytest.raises(Deposed):
+                paused._pass()
+            assert space.mirror()["metadata"]["resourceVersion"] == before
+            assert paused.lock.term is None
+
+
 def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) -> None:
     """Its right to the Lease is taken: it goes on until the renew deadline, writes nothing afterwards, and
     says why.

@@ -221,7 +221,7 @@ class Updater:
         if error is not None:
             print(f"--- {self.identity}\n{self.log_path.read_text()}", file=sys.stderr)
 
-    # ------------------------------------------------------------------------------------------- what it says
+    # --------------------------------------------------------------------------------- what it says
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far, parsed; a line that is no JSON (a traceback) is a failure."""
@@ -287,8 +287,7 @@ class Updater:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
-    # --------------------------------------------------------------------------------------- what is done to
-    # it
+    # --------------------------------------------------------------------------- what is done to it
 
     def terminate(self, limit: float = 15.0) -> int:
         """SIGTERM, and wait for its end; returns the exit code."""

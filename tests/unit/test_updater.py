@@ -40,8 +40,7 @@ from apiha.updater.run import _port_name, _service_problem
 A, B, C = (Endpoint(f"192.0.2.{n}", 6443) for n in (1, 2, 3))
 
 
-# ------------------------------------------------------------------------------------------------------
-# health
+# ------------------------------------------------------------------------------------------- health
 
 
 @given(st.integers(1, 4), st.lists(st.booleans(), max_size=30))
@@ -139,8 +138,7 @@ def test_the_checker_probes_what_it_follows_while_it_is_on() -> None:
     assert not checker.verdict.off
 
 
-# -------------------------------------------------------------------------------------------------------
-# cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def item(name: str, version: int) -> dict[str, Any]:
@@ -378,7 +376,7 @@ def test_a_list_that_fails_is_tried_again() -> None:
     assert [e.status for e in errors if e] == [403]
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------- what is said
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -467,8 +465,7 @@ def test_events_are_few_and_the_last_state_is_told() -> None:
         assert event["eventTime"].endswith("Z")
 
 
-# -------------------------------------------------------------------------------------------- settings and
-# pages
+# ------------------------------------------------------------------------------- settings and pages
 
 
 @pytest.mark.parametrize(
