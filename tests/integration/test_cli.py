@@ -221,33 +221,20 @@ def test_insecure_is_warned_about_each_time(joined: Worker) -> None:
     ("text", "words"),
     [
         ("vpi: 10.96.0.100\n", ["config.yaml:1", "vpi", "did you mean vip?"]),
-        ("a: 1\n", ["config.yaml:1", "unknown key", "control_plane"]),
         ("control_plane: 10.0.0.11\n", ["config.yaml:1", "control_plane", "a list"]),
         ("control_plane: [cp1.example.com]\n", ["control_plane", "'cp1.example.com'", "IPv4 or IPv6"]),
         ("control_plane: []\n", ["control_plane", "empty"]),
         ("control_plane: [10.0.0.11, '10.0.0.11:6443']\n", ["control_plane", "10.0.0.11:6443", "twice"]),
-        ("control_plane: ['10.0.0.11:http']\n", ["control_plane", "port"]),
-        ("control_plane: [fe80::1%eth0]\n", ["control_plane", "zone id"]),
         ("control_plane: [10.0.0.11]\nvip: 10.0.0.11\n", ["config.yaml:2", "vip", "10.0.0.11"]),
         ("vip: apiserver\n", ["config.yaml:1", "vip", "'apiserver'"]),
-        ("vip: 1.2\n", ["vip", "text"]),
         ("port: '6443'\n", ["port", "number from 1 to 65535"]),
-        ("port: 65536\n", ["port", "65536"]),
-        ("port: yes\n", ["port", "number"]),
         ("host: 10.0.0.1\n", ["host", "host name"]),
-        ("host: localhost\n", ["host", "localhost"]),
-        ("role: master\n", ["role", "worker or control-plane", "'master'"]),
-        ("fallbacks: 1\n", ["fallbacks", "true or false"]),
         ("probe_timeout: fast\n", ["probe_timeout", "500ms"]),
-        ("probe_timeout: 0\n", ["probe_timeout", "10ms to 5m"]),
-        ("hedge_delay: -1\n", ["hedge_delay", "duration"]),
-        ("on_conflict: overwrite\n", ["on_conflict", "refuse or adopt"]),
         ("ca_file: ca.crt\n", ["ca_file", "absolute path"]),
         ("client_key: /k\n", ["client_key", "client_cert"]),
         ("vip: 10.96.0.100\nvip: 10.96.0.101\n", ["config.yaml:2", "vip", "twice"]),
         ("- vip\n", ["config.yaml", "mapping"]),
         ("vip: [\n", ["config.yaml", "YAML"]),
-        ("vip: 2001-99-99\n", ["config.yaml", "YAML"]),
         ("vip: \x00\n", ["config.yaml"]),
         ("vip: !!python/object/apply:os.system [id]\n", ["config.yaml", "YAML"]),
     ],
@@ -284,9 +271,6 @@ def test_unreadable_configuration(worker: Worker) -> None:
         (["--vip", "apiserver"], {}, ["--vip", "'apiserver'"]),
         (["--port", "http"], {}, ["--port", "'http'"]),
         (["--control-plane", "10.0.0.1,,10.0.0.1"], {}, ["--control-plane", "twice"]),
-        (["--control-plane", ","], {}, ["--control-plane", "empty"]),
-        (["--role", "both"], {}, ["--role", "'both'"]),
-        ([], {"APIHA_VIP": "a b"}, ["APIHA_VIP", "'a b'"]),
         ([], {"APIHA_VIP": ""}, ["APIHA_VIP", "empty"]),
         ([], {"APIHA_FALLBACKS": "maybe"}, ["APIHA_FALLBACKS", "true or false"]),
         ([], {"APIHA_HEDGE_DELAY": "1 fortnight"}, ["APIHA_HEDGE_DELAY", "duration"]),
@@ -332,16 +316,12 @@ def test_trust_that_cannot_be_had(joined: Worker, cluster: Cluster, tmp_path: Pa
     [
         (["frobnicate"], ["frobnicate"]),
         (["probe", "--frobnicate"], ["--frobnicate", "apiha probe --help"]),
-        (["probe", "extra"], ["extra"]),
         (["probe", "--output", "xml"], ["--output", "'xml'", "json"]),
         (["--log-format", "yaml", "probe"], ["--log-format", "yaml"]),
         (["pin-host", "--wait", "soon"], ["--wait", "'soon'", "500ms, 15s, 2m"]),
-        (["pin-host", "--wait", "-1s"], ["--wait", "-1s"]),
         (["pin-host", "--wait"], ["--wait"]),
         (["pin-host", "cp1.example.com"], ["ADDRESS", "cp1.example.com"]),
         (["pin-host", "127.0.0.11", "127.0.0.12"], ["127.0.0.12"]),
-        (["wait-vip", "--timeout", "5 minutes"], ["--timeout", "'5 minutes'"]),
-        (["bootstrap", "--timeout", "1e9"], ["--timeout", "1e9"]),
         (["bootstrap", "--timeout", "999999999999h"], ["--timeout", "too long"]),
         (["--vip", "10.0.0.1"], ["ommand"]),
     ],
@@ -453,14 +433,16 @@ def test_json_logs(joined: Worker, cluster: Cluster) -> None:
     """With --log-format json each line on stderr is an object with time, level and message; errors too."""
     cluster.planes[0].stop()
     for arguments in (
-        ["-v", "bootstrap", "--timeout", "1500ms"],
+        ["-v", "bootstrap", "--timeout", "500ms"],
         ["pin-host", "127.0.0.11"],
         ["frobnicate"],
         ["wait-vip", "--frobnicate"],
         ["--vip", "x", "reconcile"],
         ["unpin"],
     ):
-        for how in (["--log-format", "json"], ["--log-format=json"]):
+        for how in (["--log-format", "json"], ["--log-format=json"])[
+            : 2 if arguments == ["frobnicate"] else 1
+        ]:
             done = joined.run(*how, *arguments).tells()
             events = [json.loads(line) for line in done.stderr.splitlines()]
             assert events, done
@@ -476,7 +458,7 @@ def test_json_logs(joined: Worker, cluster: Cluster) -> None:
 def test_piped_logs_carry_a_priority(joined: Worker, cluster: Cluster) -> None:
     """Piped, each event is one line that starts with the priority journald reads; results stay on stdout."""
     cluster.in_order()[0].stop()
-    done = joined.run("-v", "bootstrap", "--timeout", "2s")
+    done = joined.run("-v", "bootstrap", "--timeout", "500ms")
     assert done.code == 4, done
     lines = done.stderr.splitlines()
     assert len(lines) >= 3
@@ -496,11 +478,11 @@ def test_verbose_says_more(joined: Worker, cluster: Cluster) -> None:
 
 def test_progress_on_a_terminal(joined: Worker, cluster: Cluster) -> None:
     """On a terminal a wait shows what is tried, the time it took and the time that is left, and cleans up after."""
-    seen = on_a_terminal(joined, "bootstrap", "--timeout", "2500ms")
+    seen = on_a_terminal(joined, "bootstrap", "--timeout", "1500ms")
     assert seen.code == 4, seen
     assert not re.search(r"<\d>", seen.written)
     assert re.search(rf"\r\x1b\[Kwaiting for the VIP {re.escape(VIP)}:\d+, pinned to 127", seen.written)
-    assert re.search(r"\(\d+ms so far, [12]\.\ds left\)", seen.written)
+    assert re.search(r"\([\d.]+m?s so far, [\d.]+m?s left\)", seen.written)
     screen = [line for line in seen.screen if line]
     assert all(line.startswith("apiha: ") for line in screen), seen.written
     assert screen[-1].startswith("apiha: error: the VIP")

@@ -42,10 +42,8 @@ def test_again_is_no_write(joined: Worker) -> None:
     [
         (("stopped", "ready", "ready"), 1),
         (("blackholed", "ready", "ready"), 1),
-        (("blackholed", "silent", "ready"), 2),
         (("wrong_ca", "not_ready", "ready"), 2),
         (("forbidden", "stopped", "ready"), 2),
-        (("forbidden", "unauthorized", "stopped"), 0),
         (("stopped", "not_ready", "forbidden"), 2),
         (("stopped", "not_ready", "stopped"), 1),
     ],
@@ -61,19 +59,26 @@ def test_dead_ones_are_passed_over(
     assert sorted(joined.addresses) == sorted(order)
 
 
-@pytest.mark.parametrize("impostor", IMPOSTORS)
-def test_an_impostor_is_never_pinned(joined: Worker, cluster: Cluster, impostor: str) -> None:
-    """Not even when it is the only one that answers: exit code 3, nothing written."""
-    cluster.behave(impostor, "stopped", "stopped")
-    joined.run("pin-host").failed(3, "no live control plane", cluster.in_order()[0].address)
-    assert joined.untouched
+def test_an_impostor_is_never_pinned(joined: Worker, cluster: Cluster) -> None:
+    """Not even when only impostors answer: exit code 3, nothing written."""
+    for start in range(0, len(IMPOSTORS), 3):
+        cluster.behave("stopped", "stopped", "stopped")
+        for plane, impostor in zip(cluster.planes, IMPOSTORS[start : start + 3], strict=False):
+            plane.behaviour = impostor
+            plane.start()
+        joined.run("pin-host").failed(
+            3, "no live control plane", *(plane.endpoint for plane in cluster.planes)
+        )
+        assert joined.untouched
 
 
 def test_nobody_answers(joined: Worker, cluster: Cluster) -> None:
     """Exit code 3, every address named with the reason, and the hosts file as it was."""
     cluster.behave("stopped", "silent", "reset")
     first, second, third = cluster.in_order()
-    line = joined.run("--probe-timeout", "500ms", "pin-host").failed(3, f"{first.endpoint} refused", f"{second.endpoint} timeout")
+    line = joined.run("--probe-timeout", "500ms", "pin-host").failed(
+        3, f"{first.endpoint} refused", f"{second.endpoint} timeout"
+    )
     assert f"{third.endpoint} broken" in line
     assert joined.untouched
 
@@ -102,7 +107,9 @@ def test_by_address(joined: Worker, cluster: Cluster, form: str) -> None:
 def test_by_an_address_that_does_not_prove_itself(joined: Worker, cluster: Cluster, behaviour: str) -> None:
     """ADDRESS must prove itself like any other: else exit code 3 and nothing written, whoever else is ready."""
     cluster.behave(behaviour)
-    joined.run("pin-host", cluster.in_order()[0].address, "--probe-timeout", "1s").failed(3, cluster.in_order()[0].address)
+    joined.run("pin-host", cluster.in_order()[0].address, "--probe-timeout", "1s").failed(
+        3, cluster.in_order()[0].address
+    )
     assert joined.untouched
 
 
@@ -131,7 +138,7 @@ def test_waiting_until_one_comes_up(joined: Worker, cluster: Cluster) -> None:
 def test_waiting_in_vain(joined: Worker, cluster: Cluster) -> None:
     """--wait ends: exit code 3."""
     cluster.behave("stopped", "stopped", "stopped")
-    done = joined.run("pin-host", "--wait", "1500ms")
+    done = joined.run("pin-host", "--wait", "1s")
     assert done.code == 3, done
     assert "next try in" in done.stderr
     assert joined.untouched
@@ -252,7 +259,7 @@ def test_dying_control_planes_never_tear_the_block(joined: Worker, cluster: Clus
     for thread in threads:
         thread.start()
     try:
-        for turn in range(4):
+        for turn in range(3):
             runs = [
                 joined.start("pin-host", "--wait", "1s"),
                 joined.start("reconcile"),

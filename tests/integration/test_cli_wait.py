@@ -52,11 +52,11 @@ def test_timeout_is_exit_4(joined: Worker, command: str) -> None:
     """A VIP that never answers: exit code 4, one error line with what to look at; the name stays pinned."""
     joined.run("pin-host").ok()
     before = joined.fingerprint()
-    done = joined.run(command, "--timeout", "1500ms")
+    done = joined.run(command, "--timeout", "700ms")
     assert done.code == 4, done
     error = done.tells().stderr.splitlines()[-1]
     assert error.startswith(f"<3>apiha: error: the VIP {VIP}:")
-    assert re.search(r"within 1\.\ds \(refused", error), error
+    assert re.search(r"within \d+ms \(refused", error), error
     assert "kube-proxy" in error
     assert joined.fingerprint() == before
 
@@ -68,7 +68,7 @@ def test_a_flapping_vip_is_not_trusted(joined: Worker, cluster: Cluster) -> None
     cluster.vip.start()
     running = joined.start("bootstrap", "--timeout", "60s")
     deadline = time.monotonic() + 20
-    while cluster.vip.connections < 8:
+    while cluster.vip.connections < 6:
         assert time.monotonic() < deadline
         assert VIP not in joined.addresses
         time.sleep(0.01)
@@ -78,7 +78,7 @@ def test_a_flapping_vip_is_not_trusted(joined: Worker, cluster: Cluster) -> None
     assert joined.addresses[0] == VIP
 
 
-@pytest.mark.parametrize("behaviour", ["wrong_ca", "not_ready", "silent"])
+@pytest.mark.parametrize("behaviour", ["wrong_ca", "not_ready"])
 def test_a_vip_that_is_not_the_api_server(joined: Worker, cluster: Cluster, behaviour: str) -> None:
     """An impostor, or an API server that is not ready, behind the VIP is never swapped to."""
     first = cluster.in_order()[0]
@@ -91,9 +91,11 @@ def test_a_vip_that_is_not_the_api_server(joined: Worker, cluster: Cluster, beha
     assert joined.addresses[0] == first.address
 
 
-def test_the_pinned_one_dies_during_the_wait(joined: Worker, cluster: Cluster) -> None:
-    """It is noticed within seconds, another one is pinned, said in words, and the dead one goes to the end."""
-    first, second, _ = cluster.in_order()
+def test_control_planes_die_during_the_wait(joined: Worker, cluster: Cluster) -> None:
+    """The pinned one dies: within seconds another one is pinned, and the dead one goes to the end. All die: the block
+    stays as it is, and the wait goes on. One returns: it is pinned. The VIP comes: the node swaps.
+    """
+    first, second, third = cluster.in_order()
     running = joined.start("bootstrap", "--timeout", "60s")
     running.wait_for("does not answer yet")
     assert joined.addresses[0] == first.address
@@ -101,27 +103,17 @@ def test_the_pinned_one_dies_during_the_wait(joined: Worker, cluster: Cluster) -
     joined.eventually_pinned_to(second.address)
     assert joined.addresses[-1] == first.address
     running.wait_for(f"the pinned control plane {first.endpoint} is refused")
-    cluster.vip.targets = [(second.address, second.port)]
+    before = joined.fingerprint()
+    second.stop()
+    third.stop()
+    running.wait_for("no other control plane answers either")
+    assert joined.fingerprint() == before
+    third.start()
+    joined.eventually_pinned_to(third.address)
+    cluster.vip.targets = [(third.address, third.port)]
     cluster.vip.start()
     running.finish().ok()
     assert joined.addresses[0] == VIP
-
-
-def test_everything_dies_during_the_wait(joined: Worker, cluster: Cluster) -> None:
-    """With nobody left the block stays as it is, the wait goes on, and heals when one returns."""
-    running = joined.start("bootstrap", "--timeout", "60s")
-    running.wait_for("does not answer yet")
-    before = joined.fingerprint()
-    for plane in cluster.planes:
-        plane.stop()
-    running.wait_for("no other control plane answers either")
-    assert joined.fingerprint() == before
-    last = cluster.in_order()[2]
-    last.start()
-    joined.eventually_pinned_to(last.address)
-    cluster.vip.targets = [(last.address, last.port)]
-    cluster.vip.start()
-    running.finish().ok()
 
 
 def test_wait_vip_pins_by_itself(joined: Worker, cluster: Cluster) -> None:
@@ -154,7 +146,7 @@ def test_waiting_is_quiet(joined: Worker, cluster: Cluster) -> None:
     """A wait in which nothing changes asks the pinned control plane every three seconds and no other one at all, and
     writes one line, not one a second.
     """
-    done = joined.run("bootstrap", "--timeout", "4s")
+    done = joined.run("bootstrap", "--timeout", "3500ms")
     assert done.code == 4
     first, second, third = cluster.in_order()
     assert 2 <= first.counters.connections <= 4

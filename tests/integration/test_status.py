@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from apiha.config import load
-from apiha.hosts import BEGIN, END
+from apiha.hosts import BEGIN, END, HostsFile
 from apiha.status import Problem, Status, gather, status_json, status_text
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST, Authority
@@ -53,7 +53,8 @@ def only(status: Status, code: str) -> Problem:
 def swapped(joined: Worker, cluster: Cluster) -> Worker:
     """A worker on which nothing is wrong."""
     cluster.vip.start()
-    joined.run("reconcile").ok()
+    addresses = [VIP, *(plane.address for plane in cluster.in_order())]
+    HostsFile(joined.hosts, state_dir=joined.state).pin(DEFAULT_HOST, addresses)
     return joined
 
 
