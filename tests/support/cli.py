@@ -356,7 +356,8 @@ def without_rights(folder: Path) -> Iterator[list[str]]:
         if setpriv is None:
             pytest.skip("as root this needs setpriv: install util-linux, or run the tests as another user")
         before = [setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
-        if subprocess.run([*before, sys.executable, "-c", ""], capture_output=True, check=False).returncode:
+        trial = [*before, sys.executable, "-m", "apiha", "--version"]
+        if subprocess.run(trial, capture_output=True, check=False).returncode:
             pytest.skip(
                 f"the user nobody cannot execute {sys.executable}: run the tests as an ordinary user, or "
                 "make the environment with a Python that all users can reach"
