@@ -6,6 +6,7 @@ Modules are imported inside the commands that need them: a worker's boot waits f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -671,7 +672,23 @@ def main() -> NoReturn:
                 f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
                 EXIT_INTERNAL,
             )
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, without the interpreter's tidying up.
+
+    That takes 35 ms of every pin, and meets the threads of probes that lost their race and still wait for an answer.
+    Nothing is pending: files are written and synced where they are written, and streams are flushed here. The updater
+    ends in the ordinary way: its libraries may have something to tidy up.
+    """
+    if "apiha.updater" in sys.modules:
+        sys.exit(code)
+    _unwritable_output()
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+    os._exit(code)
 
 
 def _unwritable_output() -> str | None:
