@@ -17,9 +17,9 @@ from apiha.clock import Clock
 from apiha.updater.kube import ApiError, Object
 
 GONE = 410
-# API servers send a bookmark about every minute (k8s.io/apiserver, cacher: bookmark frequency); a watch that
+# API servers send a bookmark every minute, and the first after two (seen on 1.36): a watch that
 # is silent for longer hangs.
-_SILENCE = 90.0
+_SILENCE = 180.0
 _TRUSTED = 3  # watches in a row that fail at once, before their resourceVersion is no longer trusted
 _LIVED = 5.0  # s: a watch that lived so long was none that fails at once
 

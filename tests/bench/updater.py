@@ -200,7 +200,9 @@ def deaths(findings: Findings, rounds: int) -> None:
         killed = each(cluster.kill_apiserver, cluster.start_apiserver)
         findings.add("process killed -> out of the VIP, with the health check", seconds(killed), "<= 3 s")
         plain = each(cluster.cut, cluster.mend, QUIET)
-        findings.add("power lost -> out of the VIP, without the health check", seconds(plain), "(15 to 25 s)")
+        findings.add(
+            "power lost -> out of the VIP, without the health check", seconds(plain), "(for comparison)"
+        )
         at_rest(findings, cluster, pod)
 
 
