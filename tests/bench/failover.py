@@ -447,8 +447,8 @@ def main() -> int:
     print(table(heads, [[case.text, *cells(results[name])] for name, case in cases.items()]))
     print(
         f"\nLeases are renewed every {RENEWAL:.0f} s. Two variables: {' '.join(f'{k}={v}' for k, v in HTTP2.items())}. "
-        f"Fresh clients: kubectl by name, one every {CLIENTS_EVERY * 1000:.0f} ms for {CLIENTS_FOR:.0f} s from the cut. "
-        "All hosts are on one Ethernet segment: an address that has long been silent fails after 3 s there (ARP), "
+        f"Fresh clients: kubectl by name, one every {CLIENTS_EVERY * 1000:.0f} ms for {CLIENTS_FOR:.0f} s from the cut."
+        " All hosts are on one Ethernet segment: an address that has long been silent fails after 3 s there (ARP), "
         "and beyond a router only when the dialer's share for it is used up."
     )
     return int(any(result.error for result in results.values()))
