@@ -198,12 +198,24 @@ def _enableable() -> list[str]:
     return [unit for unit in UNITS if wanted_by(shipped(unit))]
 
 
+def _for_this_python(archive: bytes, *, in_image: bool) -> bytes:
+    """The archive with the Python that runs it now in its first line, if it will run on this machine.
+
+    `python3` may be too old where somebody had to write `python3.11 apiha.pyz install`. -I and -S (python(1)): nothing
+    of the environment, the user's folders or site-packages plays a part; the archive has all it needs.
+    """
+    first, newline, rest = archive.partition(b"\n")
+    if in_image or not first.startswith(b"#!") or not sys.executable:
+        return archive
+    return f"#!{sys.executable} -IS".encode() + newline + rest
+
+
 def _install_program(tree: _Tree, *, in_image: bool) -> str:
     """The absolute path, as the machine will see it, of the program that the units run."""
     archive = running_archive()
     if archive is not None:
         if archive != tree.at(PROGRAM).resolve():
-            tree.write(PROGRAM, archive.read_bytes(), 0o755)
+            tree.write(PROGRAM, _for_this_python(archive.read_bytes(), in_image=in_image), 0o755)
         return f"/{PROGRAM}"
     program = Path(os.path.abspath(sys.argv[0]))
     if program.name == "__main__.py" or not os.access(program, os.X_OK):

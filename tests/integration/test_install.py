@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from apiha.config import SETTINGS, load
-from apiha.node import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS
+from apiha.node import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 
@@ -311,3 +311,11 @@ def test_a_read_only_image(archive: Path) -> None:
         with without_rights(folder) as before:
             worker.run("install", "--root", root, before=before).failed(6, str(root), "root")
         assert list(root.iterdir()) == []
+
+
+def test_the_installed_archive_names_the_python_that_installed_it() -> None:
+    """`python3.11 apiha.pyz install` must not leave a program that a node's older `python3` would run."""
+    archive = b"#!/usr/bin/env python3\nPK\x03\x04 the rest\n"
+    installed = _for_this_python(archive, in_image=False)
+    assert installed == f"#!{sys.executable} -IS\n".encode() + b"PK\x03\x04 the rest\n"
+    assert _for_this_python(archive, in_image=True) == archive  # an image has a Python of its own

@@ -657,7 +657,10 @@ def _base64(path: Path) -> str:
 
 
 def _tail(path: Path, lines: int) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:  # a report of what failed must not fail itself
+        return f"({error.strerror})"
 
 
 def _free_port(addresses: Sequence[str]) -> int:

@@ -16,6 +16,17 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = "3.10"  # what `requires-python` promises; its markers also cover every newer one
+# Read by whatever `python3` the node has, so in the syntax of all of them.
+MAIN = """\
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("apiha: error: needs Python 3.10 or newer, and %s is %d.%d" % ((sys.executable,) + sys.version_info[:2]))
+
+from apiha.cli import main
+
+main()
+"""
 
 
 def build(target: Path) -> None:
@@ -55,9 +66,11 @@ def build(target: Path) -> None:
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
                 doraise=True,
             )
-        (tree / "__main__.py").write_text("from apiha.cli import main\n\nmain()\n")
+        (tree / "__main__.py").write_text(MAIN)
         target.parent.mkdir(parents=True, exist_ok=True)
-        zipapp.create_archive(tree, target, interpreter="/usr/bin/env python3", compressed=True)
+        zipapp.create_archive(
+            tree, target, interpreter="/usr/bin/env python3"
+        )  # stored: inflating costs 20 ms
         target.chmod(0o755)
 
 
@@ -66,6 +79,7 @@ def _prune(tree: Path) -> None:
     for library in [*tree.rglob("*.so"), *tree.rglob("*.pyi")]:
         library.unlink()
     shutil.rmtree(tree / "bin", ignore_errors=True)
+    (tree / "httpx/_main.py").unlink()  # httpx's own command line, which it looks for at each import
 
 
 if __name__ == "__main__":
