@@ -264,7 +264,7 @@ def test_kube_proxy_outlives_the_control_plane_that_it_watches(site: Site) -> No
         return site.targets() == site.all_but(i)
 
     site.cluster.cut(i)
-    wait_for("kube-proxy notices", followed, 40.0, pause=1.0)
+    wait_for("kube-proxy notices", followed, 60.0, pause=1.0)
     assert site.watched() != i
     assert site.answers(30) == ["200"] * 30
     assert [client.communicate(timeout=60)[0] for client in clients] == ["ok"] * len(clients)
