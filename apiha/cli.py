@@ -203,7 +203,7 @@ class _Group(click.Group):
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # root's alone; `status` says what others cannot see
     metavar="DIR",
     envvar="APIHA_STATE_DIR",
     default=DEFAULT_STATE_DIR,
@@ -367,12 +367,20 @@ def reconcile_command(invocation: Invocation) -> None:
 def status_command(invocation: Invocation, output: str) -> int:
     """Say what the block says, what answers, what the units do, and what is wrong.
 
-    Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error.
+    Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error; 5 with
+    a configuration that cannot be used: what can be told without is told all the same.
     """
-    from apiha.status import gather, status_json, status_text
+    from apiha.status import gather, gather_unconfigured, status_json, status_text
 
-    status = gather(invocation.config(), invocation.hosts_file, invocation.state_dir)
+    unusable = None
+    try:
+        status = gather(invocation.config(), invocation.hosts_file, invocation.state_dir)
+    except ConfigError as error:
+        unusable = error
+        status = gather_unconfigured(error, invocation.hosts_file, invocation.state_dir)
     click.echo(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
+    if unusable is not None:
+        raise unusable  # its line on stderr, its exit code
     return status.exit_code
 
 

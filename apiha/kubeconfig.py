@@ -1,4 +1,4 @@
-"""What a kubeconfig on this node says about the cluster's CA and the kubelet's own credentials."""
+"""What a kubeconfig on this node says about the API server, the cluster's CA and the kubelet's own credentials."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ KUBEADM_CA = Path("/etc/kubernetes/pki/ca.crt")
 
 @dataclass(frozen=True)
 class Kubeconfig:
-    """The parts of a kubeconfig's current context that apiha uses; PEM texts, or None where absent."""
+    """The parts of a kubeconfig's current context that apiha uses; None where absent.
 
+    `server` is the URL of the API server, the others are PEM texts.
+    """
+
+    server: str | None
     ca: str | None
     client_cert: str | None
     client_key: str | None
@@ -50,7 +54,9 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
     context = _named(document, "contexts", document.get("current-context"), "context")
     cluster = _named(document, "clusters", context.get("cluster"), "cluster")
     user = _named(document, "users", context.get("user"), "user")
+    server = cluster.get("server")
     return Kubeconfig(
+        server=None if server is None else " ".join(str(server).split()),
         ca=_inline_or_file(path, cluster, "certificate-authority"),
         client_cert=_inline_or_file(path, user, "client-certificate"),
         client_key=_inline_or_file(path, user, "client-key"),

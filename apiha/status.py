@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 import subprocess
 from collections.abc import Sequence
@@ -9,16 +11,24 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from apiha import __version__
 from apiha.bootstrap import LOOPBACK
-from apiha.cluster import load_learned
+from apiha.cluster import LEARNED, load_learned
 from apiha.config import Config, read_text, require_control_plane
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
-from apiha.errors import EXIT_NO_CONTROL_PLANE, EXIT_OK, EXIT_PROBLEMS, ApihaError, ConfigError
-from apiha.hosts import BlockState, HostsFile, current, find_foreign
-from apiha.kubeconfig import load_ca
+from apiha.errors import (
+    EXIT_CONFIG,
+    EXIT_NO_CONTROL_PLANE,
+    EXIT_OK,
+    EXIT_PROBLEMS,
+    ApihaError,
+    ConfigError,
+)
+from apiha.hosts import BlockState, HostsFile, current, find_foreign, parse
+from apiha.kubeconfig import KUBELET_KUBECONFIG, load_ca, read_kubeconfig
 from apiha.node import UNITS
 from apiha.probe import Prober, ProbeResult, probe_all
 
@@ -79,10 +89,13 @@ class Status:
     answers: Sequence[Answer]
     units: Sequence[UnitState]
     problems: Sequence[Problem] = field(default_factory=list)
+    configured: bool = True  # False: the configuration could not be read, `config` is a guess
 
     @property
     def exit_code(self) -> int:
-        """0 if nothing is wrong, 3 if no control plane answers, 9 for any other error."""
+        """0 if nothing is wrong, 3 if no control plane answers, 5 without a configuration, 9 for any other error."""
+        if not self.configured:
+            return EXIT_CONFIG
         errors = {problem.code for problem in self.problems if problem.severity == "error"}
         if "no-control-plane" in errors:
             return EXIT_NO_CONTROL_PLANE
@@ -95,9 +108,7 @@ def observe(config: Config, state_dir: Path) -> list[Answer]:
     A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
     dates and the server's time can be told; the answer stays untrusted.
     """
-    control_planes = list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
-    if config.role == "control-plane":
-        control_planes.insert(0, Endpoint(LOOPBACK, config.port))
+    control_planes = _control_planes(config, state_dir)
     vip = [config.vip_endpoint] if config.vip_endpoint else []
     if not control_planes and not vip:
         require_control_plane(config)
@@ -113,6 +124,23 @@ def observe(config: Config, state_dir: Path) -> list[Answer]:
         told = replace(result, certificate_expires=seen.certificate_expires, server_time=seen.server_time)
         answers.append(Answer(role, told))
     return answers
+
+
+def _control_planes(config: Config, state_dir: Path) -> list[Endpoint]:
+    """This node's own API server if it has one, then the configured control planes, then the learned ones."""
+    own = [Endpoint(LOOPBACK, config.port)] if config.role == "control-plane" else []
+    return own + list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
+
+
+def _may_read_learned(state_dir: Path) -> bool:
+    """Whether this user may see what was learned; the state folder is root's."""
+    try:
+        (state_dir / LEARNED).stat()
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def gather(
@@ -136,15 +164,21 @@ def gather(
                     "error", "configuration", str(error), "mend the configuration; nothing could be probed"
                 )
             )
-    known = {answer.result.endpoint.address for answer in answers if answer.role == "control-plane"}
-    known |= {endpoint.address for endpoint in config.control_plane}
-    block, block_problems = _look_at_hosts(config, hosts_file, state_dir, known)
+    control_planes = _control_planes(config, state_dir)
+    known = {endpoint.address for endpoint in control_planes}
+    all_known = _may_read_learned(state_dir)
+    block, block_problems = _look_at_hosts(config, hosts_file, state_dir, known, all_known=all_known)
     units = unit_states()
     problems += block_problems
-    problems += _answer_problems(config, answers, block)
+    problems += _port_problems(config, control_planes)
+    problems += _answer_problems(config, answers, block, all_known=all_known)
     problems += _time_problems([answer.result for answer in answers], now)
-    problems += _unit_problems(units)
+    in_order = not any(p.severity == "error" for p in block_problems) and _first_answers(
+        config, answers, block
+    )
+    problems += _unit_problems(units, in_order=in_order)
     problems += _system_problems(root)
+    problems += _kubeconfig_problems(config, root)
     if config.insecure_skip_tls_verify:
         problems.append(
             Problem(
@@ -154,10 +188,41 @@ def gather(
                 "set ca_file and remove insecure_skip_tls_verify",
             )
         )
-    return Status(config, hosts_file, block, _meaning(config, block, known), answers, units, problems)
+    meaning = _meaning(config, block, known, all_known=all_known)
+    return Status(config, hosts_file, block, meaning, answers, units, problems)
 
 
-def _meaning(config: Config, block: BlockState | None, known: set[str]) -> str:
+def gather_unconfigured(
+    error: ConfigError, hosts_file: Path, state_dir: Path, *, root: Path = Path("/")
+) -> Status:
+    """What can be told without a configuration: the block, for the name that it gives itself, and the units."""
+    config = Config(host=_host_of_block(hosts_file, state_dir) or Config.host)
+    block, problems = _look_at_hosts(config, hosts_file, state_dir, set(), all_known=False)
+    units = unit_states()
+    advice = "mend the configuration; until then nothing is probed and nothing is written"
+    problems.insert(0, Problem("error", "configuration", str(error), advice))
+    problems += _unit_problems(units, in_order=False)
+    problems += _system_problems(root)
+    meaning = _meaning(config, block, set(), all_known=True)
+    if block and block.addresses:
+        meaning = (
+            f"{block.addresses[0]} comes first; without a configuration nobody can say whether it should"
+        )
+    return Status(config, hosts_file, block, meaning, [], units, problems, configured=False)
+
+
+def _host_of_block(hosts_file: Path, state_dir: Path) -> str | None:
+    """The name in the block's first line, if there is one."""
+    try:
+        text = parse(HostsFile(hosts_file, state_dir=state_dir).read())
+    except ApihaError:
+        return None
+    entries = [line.split() for block in text.blocks for line in block.lines]
+    names = (words[1] for words in entries if len(words) > 1 and not words[0].startswith(b"#"))
+    return next((name.decode("ascii", "replace") for name in names), None)
+
+
+def _meaning(config: Config, block: BlockState | None, known: set[str], *, all_known: bool) -> str:
     if block is None:
         return "unreadable"
     if not block.addresses:
@@ -169,12 +234,15 @@ def _meaning(config: Config, block: BlockState | None, known: set[str]) -> str:
         return "this node's own API server comes first"
     if first in known:
         return f"pinned: control plane {first} comes first"
+    if not all_known:
+        return f"{first} comes first; only root can tell whether it is a control plane that was learned"
     return f"{first} comes first, which is neither the VIP nor a control plane"
 
 
 def _look_at_hosts(
-    config: Config, hosts_file: Path, state_dir: Path, known: set[str]
+    config: Config, hosts_file: Path, state_dir: Path, known: set[str], *, all_known: bool
 ) -> tuple[BlockState | None, list[Problem]]:
+    """The block and what is wrong with it; where not `all_known`, no address in it is called a stranger."""
     try:
         data = HostsFile(hosts_file, state_dir=state_dir).read()
     except ApihaError as error:
@@ -211,7 +279,7 @@ def _look_at_hosts(
             )
         )
     allowed = known | {config.vip}
-    stranger = [address for address in block.addresses if address not in allowed]
+    stranger = [address for address in block.addresses if all_known and address not in allowed]
     if not block.present:
         problems.append(
             Problem(
@@ -237,12 +305,38 @@ def _look_at_hosts(
     return block, problems
 
 
-def _answer_problems(config: Config, answers: Sequence[Answer], block: BlockState | None) -> list[Problem]:
+def _port_problems(config: Config, control_planes: Sequence[Endpoint]) -> list[Problem]:
+    """Control planes that no client of this node can reach: it takes the port from its URL, not from the hosts file."""
+    return [
+        Problem(
+            "error",
+            "port-mismatch",
+            f"control plane {endpoint} is not on port {config.port}: a hosts file carries no port, so clients would "
+            f"dial {config.port} there, and it is left out of the block",
+            "set port to the one that all control planes and kubeconfigs use",
+        )
+        for endpoint in control_planes
+        if endpoint.port != config.port
+    ]
+
+
+def _first_answers(config: Config, answers: Sequence[Answer], block: BlockState | None) -> bool:
+    """Whether clients of this node find an API server with the first address that they try."""
+    if block is None or not block.addresses:
+        return False
+    first = Endpoint(block.addresses[0], config.port)
+    return any(a.result.endpoint == first and a.result.health.usable for a in answers)
+
+
+def _answer_problems(
+    config: Config, answers: Sequence[Answer], block: BlockState | None, *, all_known: bool
+) -> list[Problem]:
     problems: list[Problem] = []
     planes = [a.result for a in answers if a.role == "control-plane"]
     vip = next((a.result for a in answers if a.role == "vip"), None)
     first = block.addresses[0] if block and block.addresses else None
-    if answers and not [result for result in planes if result.endpoint.address != LOOPBACK]:
+    others = [result for result in planes if result.endpoint.address != LOOPBACK]
+    if answers and not others and all_known:
         problems.append(
             Problem(
                 "error" if config.role == "worker" else "warning",
@@ -393,9 +487,10 @@ def _ca_problems(config: Config, now: datetime) -> list[Problem]:
     try:
         authority = load_ca(config)
     except ConfigError as error:
-        return [
-            Problem("error", "ca-missing", str(error), "copy the cluster's CA to this node and set ca_file")
-        ]
+        advice = "copy the cluster's CA to this node and set ca_file"
+        if os.strerror(errno.EACCES) in str(error):
+            advice = "run it as root: this user may not read what is there"
+        return [Problem("error", "ca-missing", str(error), advice)]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=authority.pem)
@@ -434,19 +529,68 @@ def unit_states() -> list[UnitState]:
     return states
 
 
-def _unit_problems(units: Sequence[UnitState]) -> list[Problem]:
+def _unit_problems(units: Sequence[UnitState], *, in_order: bool) -> list[Problem]:
+    """What keeps the units from their work; `in_order`: the block is good and its first address answers.
+
+    A service that failed stays failed until it runs again, weeks after the node was healed: then it is history.
+    """
     problems = []
     for unit in units:
-        if unit.active == "failed":
+        if unit.active == "failed" and in_order and unit.name.endswith(".service"):
+            name = unit.name.removesuffix(".service")
+            message = f"{unit.name} failed earlier; the block is right by now, and its first address answers"
+            advice = f"`systemctl reset-failed {name}` clears it; `journalctl -u {unit.name} -b` says why it failed"
+            problems.append(Problem("warning", "unit-failed", message, advice))
+        elif unit.active == "failed":
             advice = f"`journalctl -u {unit.name} -b` says why; `systemctl restart {unit.name}` tries again"
             problems.append(Problem("error", "unit-failed", f"{unit.name} failed", advice))
         elif unit.enabled == "disabled":
             advice = f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by itself"
             problems.append(Problem("error", "unit-disabled", f"{unit.name} is not enabled", advice))
+    if idle := [u.name for u in units if _watches(u) and u.active == "inactive" and u.enabled == "enabled"]:
+        message = (
+            f"enabled, but not active: {' and '.join(idle)}: no reconcile from there until the next reboot"
+        )
+        problems.append(Problem("warning", "unit-inactive", message, f"`systemctl start {' '.join(idle)}`"))
     if missing := [unit.name for unit in units if unit.load == "not-found"]:
         advice = "run `apiha install`; without them nothing happens at the next boot"
         problems.append(Problem("warning", "unit-missing", f"not installed: {', '.join(missing)}", advice))
     return problems
+
+
+def _watches(unit: UnitState) -> bool:
+    """Whether it is a unit that starts the reconcile: these are active all the time, the services are not."""
+    return unit.name.endswith((".timer", ".path"))
+
+
+def _kubeconfig_problems(config: Config, root: Path) -> list[Problem]:
+    """A kubelet that does not use the name; one of a control plane may ask the API server beside it (kubeadm's way)."""
+    path = root / KUBELET_KUBECONFIG.relative_to("/")
+    if config.role == "control-plane":
+        return []
+    try:
+        server = read_kubeconfig(path).server
+    except ConfigError:  # not joined yet, not root, or so broken that kubelet says so itself
+        return []
+    if server is None or _is_url_of(server, config.host, config.port):
+        return []
+    wanted = f"https://{config.host}:{config.port}"
+    return [
+        Problem(
+            "warning",
+            "kubeconfig",
+            f"{path}: server: {server} is not {wanted}: kubelet does not use what apiha writes",
+            f"set server: {wanted} and restart kubelet",
+        )
+    ]
+
+
+def _is_url_of(url: str, host: str, port: int) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (parts.scheme, parts.hostname, parts.port or 443) == ("https", host, port)
+    except ValueError:  # a port that is no number, a bracket left open
+        return False
 
 
 def _system_problems(root: Path) -> list[Problem]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
+from apiha.cluster import save_learned
 from apiha.config import load
+from apiha.endpoint import Endpoint
 from apiha.hosts import BEGIN, END, HostsFile
 from apiha.status import Problem, Status, gather, status_json, status_text
-from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
+from tests.support.cli import ORIGINAL, VIP, Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST, Authority
 
 NSSWITCH = "passwd: files\nhosts: files dns\n"
@@ -111,6 +113,64 @@ def test_errors_come_first(joined: Worker) -> None:
     text = joined.run("status").stdout
     assert text.index("ERROR: ") < text.index("WARNING: ")
     assert text.count("    -> ") == text.count("ERROR: ") + text.count("WARNING: ")
+
+
+def test_a_configuration_that_cannot_be_used(swapped: Worker) -> None:
+    """The mistake is a problem, exit code 5, and the block and the units are told all the same."""
+    swapped.config.write_text("vpi: 1\n")
+    done = swapped.run("status")
+    done.failed(5, "vpi")
+    assert f"{DEFAULT_HOST} in {swapped.hosts}: {VIP} comes first; without a configuration" in done.stdout
+    assert "Units:" in done.stdout
+    assert "  ERROR: " in done.stdout
+    done = swapped.run("status", "-o", "json")
+    done.failed(5, "vpi")
+    document = done.json()
+    assert document["exit_code"] == 5
+    assert document["block"]["addresses"][0] == VIP
+    assert document["answers"] == []
+    assert [problem["code"] for problem in document["problems"] if problem["severity"] == "error"] == [
+        "configuration"
+    ]
+    assert "did you mean vip?" in document["problems"][0]["message"]
+
+
+def test_without_a_configuration_the_block_says_its_name(worker: Worker) -> None:
+    """A block for another name than the default is no damage when the configuration is lost; none is said as well."""
+    worker.config.write_text("[")
+    document = worker.run("status", "-o", "json").json()
+    assert document["block"] == {"present": False, "meaning": "no block", "addresses": []}
+    HostsFile(worker.hosts, state_dir=worker.state).pin("api.example", ["10.0.0.11"])
+    document = worker.run("status", "-o", "json").json()
+    assert document["host"] == "api.example"
+    assert document["block"]["addresses"] == ["10.0.0.11"]
+    assert "block-edited" not in [problem["code"] for problem in document["problems"]]
+    worker.hosts.unlink()
+    worker.run("status").failed(5)
+
+
+def test_what_only_root_may_read(cluster: Cluster) -> None:
+    """Without rights a learned control plane in the block is no edit, and an unreadable CA no reason to copy one."""
+    with world_readable() as folder:
+        worker = Worker(folder)
+        ca = folder / "ca.crt"
+        ca.write_text(cluster.authority.ca_pem)
+        worker.configure(cluster.settings, ca_file=str(ca))
+        save_learned(worker.state, [Endpoint("127.0.0.14", cluster.port)])
+        HostsFile(worker.hosts, state_dir=worker.state).pin(DEFAULT_HOST, ["127.0.0.14"])
+        try:
+            worker.state.chmod(0)
+            ca.chmod(0)
+            with without_rights(folder) as before:
+                document = worker.run("status", "-o", "json", before=before).json()
+                assert "only root can tell" in document["block"]["meaning"]
+                problems = {problem["code"]: problem for problem in document["problems"]}
+                assert "block-edited" not in problems
+                assert "as root" in problems["ca-missing"]["advice"]
+                assert "copy" not in problems["ca-missing"]["advice"]
+        finally:
+            worker.state.chmod(0o755)
+            ca.chmod(0o644)
 
 
 # ------------------------------------------------------------------------------------------------- the hosts file
@@ -231,6 +291,33 @@ def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> 
     assert "control_plane is not set" in only(look(worker, root), "no-control-planes-known").message
     worker.configure(ca_file=str(cluster.authority.ca_file))
     assert "control_plane: not set" in only(look(worker, root), "configuration").message
+
+
+def test_port_mismatch(swapped: Worker, cluster: Cluster, root: Path) -> None:
+    """A control plane on another port, configured or learned, is an error that names it."""
+    other = cluster.port - 1
+    first, second, third = (plane.address for plane in cluster.planes)
+    swapped.configure(cluster.settings, control_plane=[first, second, f"{third}:{other}"])
+    problem = only(look(swapped, root), "port-mismatch")
+    assert problem.severity == "error"
+    assert f"{third}:{other} is not on port {cluster.port}" in problem.message
+    swapped.configure(cluster.settings)
+    save_learned(swapped.state, [Endpoint(plane.address, plane.port) for plane in cluster.planes])
+    assert look(swapped, root).problems == []
+    save_learned(swapped.state, [Endpoint("127.0.0.14", other)])
+    status = look(swapped, root)
+    assert f"127.0.0.14:{other}" in only(status, "port-mismatch").message
+    assert status.exit_code == 9
+
+
+def test_learned_control_planes_are_known_without_a_ca(swapped: Worker, cluster: Cluster, root: Path) -> None:
+    """When nothing can be probed, a learned control plane in the block is still no stranger."""
+    save_learned(swapped.state, [Endpoint("127.0.0.14", cluster.port)])
+    HostsFile(swapped.hosts, state_dir=swapped.state).pin(DEFAULT_HOST, ["127.0.0.14"])
+    swapped.configure(cluster.settings, ca_file="/nonexistent/ca.crt")
+    status = look(swapped, root)
+    assert status.answers == []
+    assert "block-edited" not in codes(status.problems)
 
 
 def test_insecure(swapped: Worker, cluster: Cluster, root: Path) -> None:
@@ -396,36 +483,100 @@ UnitFileState={file}
 """
 
 
-def test_units(swapped: Worker, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The units' states are told; failed and disabled ones are errors, missing ones a warning.
+State = tuple[str, str, str, str]
+HEALTHY: Mapping[str, State] = {
+    "apiha-bootstrap.service": ("loaded", "active", "exited", "enabled"),
+    "apiha-vip.service": ("loaded", "inactive", "dead", "enabled"),
+    "apiha-reconcile.service": ("loaded", "inactive", "dead", "static"),
+    "apiha-reconcile.timer": ("loaded", "active", "waiting", "enabled"),
+    "apiha-reconcile.path": ("loaded", "active", "waiting", "enabled"),
+}
+FAILED = ("loaded", "failed", "failed", "enabled")
 
-    The output of `systemctl show` is systemd's own, replayed; the end-to-end tests have the real one.
-    """
-    states = {
-        "apiha-bootstrap.service": ("loaded", "active", "exited", "enabled"),
-        "apiha-vip.service": ("loaded", "failed", "failed", "enabled"),
-        "apiha-reconcile.service": ("loaded", "inactive", "dead", "static"),
-        "apiha-reconcile.timer": ("loaded", "active", "waiting", "disabled"),
-        "apiha-reconcile.path": ("not-found", "inactive", "dead", ""),
-    }
-    paragraphs = [
-        SHOWN.format(name=name, load=load, active=active, sub=sub, file=file)
-        for name, (load, active, sub, file) in states.items()
-    ]
-    (tmp_path / "shown").write_text("\n".join(paragraphs))
-    systemctl = tmp_path / "bin" / "systemctl"
-    systemctl.parent.mkdir()
-    systemctl.write_text(f"#!/bin/sh\nexec cat {tmp_path}/shown\n")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", str(systemctl.parent), prepend=":")
+
+class Systemd:
+    """Replays the output of `systemctl show`, systemd's own; the end-to-end tests have the real one."""
+
+    def __init__(self, directory: Path) -> None:
+        self.shown = directory / "shown"
+        self.bin = directory / "bin"
+        self.bin.mkdir()
+        (self.bin / "systemctl").write_text(f"#!/bin/sh\nexec cat {self.shown}\n")
+        (self.bin / "systemctl").chmod(0o755)
+        self.show({})
+
+    def show(self, states: Mapping[str, State]) -> None:
+        """The units are healthy, but for these."""
+        self.shown.write_text(
+            "\n".join(
+                SHOWN.format(name=name, load=load, active=active, sub=sub, file=file)
+                for name, (load, active, sub, file) in {**HEALTHY, **states}.items()
+            )
+        )
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    """A machine whose units can be told to be anything."""
+    systemd = Systemd(tmp_path)
+    monkeypatch.setenv("PATH", str(systemd.bin), prepend=":")
+    return systemd
+
+
+def test_units(swapped: Worker, root: Path, systemd: Systemd) -> None:
+    """The units' states are told; disabled ones are errors, missing ones a warning."""
+    assert look(swapped, root).problems == []
+    systemd.show(
+        {
+            "apiha-reconcile.timer": ("loaded", "active", "waiting", "disabled"),
+            "apiha-reconcile.path": ("not-found", "inactive", "dead", ""),
+        }
+    )
     status = look(swapped, root)
-    assert "apiha-vip.service failed" in only(status, "unit-failed").message
-    assert "journalctl -u apiha-vip.service" in only(status, "unit-failed").advice
+    assert codes(status.problems) == ["unit-disabled", "unit-missing"]
     assert "apiha-reconcile.timer" in only(status, "unit-disabled").message
     assert "apiha-reconcile.path" in only(status, "unit-missing").message
     text = status_text(status)
     assert "  apiha-bootstrap.service  active (exited), enabled\n" in text
     assert "  apiha-reconcile.path     not installed\n" in text
+
+
+@pytest.mark.parametrize("name", [name for name in HEALTHY if name.endswith(".service")])
+def test_a_service_that_failed(
+    swapped: Worker, cluster: Cluster, root: Path, systemd: Systemd, name: str
+) -> None:
+    """It is an error while the block is bad or its first address silent, and a warning once the node is healed."""
+    systemd.show({name: FAILED})
+    status = look(swapped, root)
+    problem = only(status, "unit-failed")
+    assert problem.severity == "warning"
+    assert f"systemctl reset-failed {name.removesuffix('.service')}" in problem.advice
+    assert status.exit_code == 0
+    cluster.vip.stop()
+    problem = only(look(swapped, root), "unit-failed")
+    assert (problem.severity, problem.message) == ("error", f"{name} failed")
+    assert f"journalctl -u {name}" in problem.advice
+    cluster.vip.start()
+    assert only(look(swapped, root), "unit-failed").severity == "warning"
+    swapped.hosts.write_bytes(ORIGINAL)
+    assert only(look(swapped, root), "unit-failed").severity == "error"
+
+
+def test_a_timer_that_failed(swapped: Worker, root: Path, systemd: Systemd) -> None:
+    """What should be active all the time is an error even on a healthy node."""
+    systemd.show({"apiha-reconcile.timer": FAILED})
+    assert only(look(swapped, root), "unit-failed").severity == "error"
+
+
+def test_unit_inactive(swapped: Worker, root: Path, systemd: Systemd) -> None:
+    """A timer or path that is enabled but was never started, or stopped, is a warning that says how to start it."""
+    names = ["apiha-reconcile.timer", "apiha-reconcile.path"]
+    systemd.show(dict.fromkeys(names, ("loaded", "inactive", "dead", "enabled")))
+    status = look(swapped, root)
+    assert codes(status.problems) == ["unit-inactive"]
+    problem = only(status, "unit-inactive")
+    assert problem.severity == "warning"
+    assert f"systemctl start {' '.join(names)}" in problem.advice
 
 
 def test_without_systemd(
@@ -438,6 +589,44 @@ def test_without_systemd(
     status = look(swapped, root)
     assert status.problems == []
     assert "systemd does not run here" in status_text(status)
+
+
+def test_kubeconfig(swapped: Worker, cluster: Cluster, root: Path) -> None:
+    """A kubelet that reaches its current cluster by another URL is a warning; a broken kubelet.conf is not."""
+    path = root / "etc/kubernetes/kubelet.conf"
+    path.parent.mkdir()
+    wanted = f"https://{DEFAULT_HOST}:{cluster.port}"
+
+    def write(server: str) -> None:
+        clusters = [
+            {"name": "old", "cluster": {"server": "https://10.9.9.9:1"}},
+            {"name": "c", "cluster": {"server": server}},
+        ]
+        contexts = [{"name": "a", "context": {"cluster": "c"}}]
+        path.write_text(json.dumps({"current-context": "a", "contexts": contexts, "clusters": clusters}))
+
+    for server in (wanted, f"{wanted}/", wanted.upper().replace("HTTPS", "https")):
+        write(server)
+        assert look(swapped, root).problems == []
+    for server in (
+        f"https://10.0.0.11:{cluster.port}",
+        f"https://{DEFAULT_HOST}",
+        f"http://{DEFAULT_HOST}:{cluster.port}",
+        f"https://{DEFAULT_HOST}:port",
+        "",
+    ):
+        write(server)
+        status = look(swapped, root)
+        problem = only(status, "kubeconfig")
+        assert problem.severity == "warning"
+        assert f"{path}: server: {server} is not {wanted}" in problem.message
+        assert wanted in problem.advice
+        assert status.exit_code == 0
+    swapped.configure(cluster.settings, role="control-plane")
+    assert "kubeconfig" not in codes(look(swapped, root).problems)
+    swapped.configure(cluster.settings)
+    path.write_text("[")
+    assert look(swapped, root).problems == []
 
 
 def test_ca_of_the_kubelet(swapped: Worker, cluster: Cluster, root: Path, tmp_path: Path) -> None:
