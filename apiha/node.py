@@ -1,7 +1,7 @@
 """Installing on a node and leaving it again: units, a commented configuration, the kubelet drop-in.
 
-What is written is recorded with its checksum in /var/lib/apiha/install.json, so that uninstalling removes exactly
-that, and nothing that somebody changed since.
+What is to be written is first recorded with its checksum in /var/lib/apiha/install.json, so that uninstalling removes
+exactly that, and nothing that somebody changed since. What was there before is not overwritten.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import zipimport
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.abc import Traversable
 from pathlib import Path, PurePosixPath
 
+from apiha import atomic
+from apiha.bootstrap import report_change
 from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.hosts import HostsFile
@@ -39,6 +41,8 @@ KUBELET_DROP_IN = PurePosixPath("etc/systemd/system/kubelet.service.d/20-apiha-h
 STATE = PurePosixPath("var/lib/apiha")
 RECORD = STATE / "install.json"
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
+# How the files end that a write of the hosts file in place leaves when it is killed (apiha.atomic.Journal).
+_BYTES_OF_BEFORE = (".apiha-saved", ".apiha-backup", ".apiha-intended")
 # The units set ProtectHome=yes and PrivateTmp=yes: what lies below is not there for them.
 _HIDDEN_FROM_UNITS = ("home", "root", "tmp", "var/tmp", "run/user")
 
@@ -61,6 +65,29 @@ def running_archive() -> Path | None:
     return Path(loader.archive).resolve() if isinstance(loader, zipimport.zipimporter) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that is to be there. `mark` is what the record says of it."""
+
+    data: bytes
+    mode: int = 0o644
+
+    @property
+    def mark(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A symlink that is to be there."""
+
+    target: str
+
+    @property
+    def mark(self) -> str:
+        return f"-> {self.target}"
+
+
 @dataclass
 class _Tree:
     """Files below a root, and a record of which of them are ours. Paths in the record start with `/`."""
@@ -68,74 +95,149 @@ class _Tree:
     root: Path
     files: dict[str, str] = field(default_factory=dict)  # path to sha256, or to "-> TARGET" for a link
     folders: list[str] = field(default_factory=list)  # made by us, outermost first
+    # What a run is about to write, kept on the disk meanwhile: a kill leaves nothing that nobody knows.
+    pending: dict[str, str] = field(default_factory=dict)
 
-    def at(self, path: PurePosixPath) -> Path:
-        return self.root / path
+    def at(self, path: PurePosixPath | str, *, follow: bool = False) -> Path:
+        """Where a path of the machine or image lies; the only way from one to the other.
+
+        Raises ApihaError if `..` or a symlink, as seen from outside of the image, leads out of it. A symlink at the
+        path itself only counts with `follow`; without it the path must be used in ways that do not follow it.
+        """
+        relative = PurePosixPath(str(path).lstrip("/"))
+        place = self.root / relative
+        if not relative.parts or ".." in relative.parts:
+            raise ApihaError(f"{place}: not a path inside of {self.root}; expected one without `..`")
+        for followed in (place.parent, place) if follow else (place.parent,):
+            target = Path(os.path.realpath(followed))
+            if not target.is_relative_to(os.path.realpath(self.root)):
+                raise ApihaError(
+                    f"{followed} leads out of the image, to {target}: use `chroot`, or make that link relative"
+                )
+        return place
 
     @classmethod
     def recorded(cls, root: Path) -> _Tree:
+        tree = cls(root)
+        record = tree.at(RECORD, follow=True)
         try:
-            document = json.loads((root / RECORD).read_text())
-            return cls(root, dict(document["files"]), list(document["folders"]))
+            document = json.loads(record.read_text(encoding="utf-8"))
+            tree.files = dict(document["files"])
+            tree.folders = list(document["folders"])
+            tree.pending = dict(document.get("pending", {}))
+            for path in (*tree.files, *tree.pending, *tree.folders):
+                if not path.startswith("/") or ".." in path.split("/"):
+                    raise ValueError(f"{path!r} is not a path that install writes")
         except FileNotFoundError:
-            return cls(root)
-        except (ValueError, KeyError, TypeError) as error:
+            return tree
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ApihaError(
-                f"{root / RECORD}: damaged record of the installation ({error}); remove it to start anew"
+                f"{record}: damaged record of the installation ({error}); remove it to start anew"
             ) from None
+        return tree
 
     def save(self) -> None:
         self.make_folder(STATE)
-        document = {"files": self.files, "folders": self.folders}
-        _replace(self.at(RECORD), f"{json.dumps(document, indent=1)}\n".encode(), 0o644)
+        document = {"files": self.files, "folders": self.folders, "pending": self.pending}
+        self._replace(RECORD, _File(f"{json.dumps(document, indent=1)}\n".encode()))
 
-    def stay_inside(self, folders: Iterable[PurePosixPath]) -> None:
-        """Raise ApihaError if a symlink, as seen from outside of the image, leads out of it."""
-        root = self.root.resolve()
-        for folder in folders:
-            if not self.at(folder).resolve().is_relative_to(root):
-                raise ApihaError(
-                    f"{self.at(folder)} leads out of the image, to {self.at(folder).resolve()}: "
-                    "use `chroot`, or make that link relative"
-                )
-
-    def make_folder(self, path: PurePosixPath) -> None:
-        for folder in [*reversed(path.parents), path]:
-            if not self.at(folder).exists():
-                self.at(folder).mkdir(mode=0o755)
-                self.folders.append(f"/{folder}")
-
-    def write(self, path: PurePosixPath, data: bytes, mode: int) -> None:
-        """Replace a file as a whole; a reader sees the old one or the new one."""
-        self.make_folder(path.parent)
-        _replace(self.at(path), data, mode)
-        self.files[f"/{path}"] = hashlib.sha256(data).hexdigest()
-
-    def link(self, path: PurePosixPath, target: str) -> None:
-        self.make_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):
-            self.at(path).unlink()
-        self.at(path).symlink_to(target)
-        self.files[f"/{path}"] = f"-> {target}"
+    def mark(self, path: PurePosixPath | str) -> str | None:
+        """What lies at a path, as the record would say it; "" for what install never makes, None for nothing."""
+        place = self.at(path)
+        if place.is_symlink():
+            return f"-> {os.readlink(place)}"
+        if place.is_file():
+            return hashlib.sha256(place.read_bytes()).hexdigest()
+        return "" if place.exists() else None
 
     def unchanged(self, path: str) -> bool:
         """Whether what lies at a recorded path is still what was put there."""
-        place = self.root / path.lstrip("/")
-        if place.is_symlink():
-            return self.files[path] == f"-> {os.readlink(place)}"
-        return place.is_file() and self.files[path] == hashlib.sha256(place.read_bytes()).hexdigest()
+        return self.mark(path) in {self.files.get(path), self.pending.get(path)} - {None}
+
+    def settle(self) -> None:
+        """Sort out what an earlier run that was killed had got to."""
+        for path, mark in self.pending.items():
+            if self.mark(path) == mark:
+                self.files[path] = mark
+        self.pending = {}
+
+    def foreign(self, path: PurePosixPath, wanted: _File | _Link) -> bool:
+        """Whether just that is there already without our doing. Raises ApihaError if something else is."""
+        there = self.mark(path)
+        if there is None or f"/{path}" in self.files:
+            return False
+        if there != wanted.mark:
+            raise ApihaError(
+                f"{self.at(path)} is there already, and not from `apiha install`: nothing was installed; "
+                "move it away, then install again"
+            )
+        return True
+
+    def put(self, wanted: Mapping[PurePosixPath, _File | _Link]) -> None:
+        """Write all of it, or nothing if something that is not ours is in the way (ApihaError)."""
+        self.at(STATE, follow=True)
+        self.settle()
+        ours = {path: entry for path, entry in wanted.items() if not self.foreign(path, entry)}
+        self.pending = {f"/{path}": entry.mark for path, entry in ours.items()}
+        for path in (STATE, *(path.parent for path in ours)):
+            self.folders += [
+                f"/{folder}"
+                for folder in _with_parents(path)
+                if not self.at(folder).exists() and f"/{folder}" not in self.folders
+            ]
+        self.save()
+        for path, entry in ours.items():
+            self.make_folder(path.parent)
+            if isinstance(entry, _File):
+                self._replace(path, entry)
+            elif self.mark(path) != entry.mark:
+                self.at(path).unlink(missing_ok=True)
+                self.at(path).symlink_to(entry.target)
+        self.files |= self.pending
+        self.pending = {}
+        self.save()
+
+    def make_folder(self, path: PurePosixPath) -> None:
+        for folder in _with_parents(path):
+            place = self.at(folder)
+            if not place.exists():
+                place.mkdir(mode=0o755)
+
+    def _replace(self, path: PurePosixPath, file: _File) -> None:
+        """Replace a file as a whole; a reader sees the old one or the new one."""
+        place = self.at(path)
+        try:
+            status = place.lstat() if os.path.lexists(place) else None
+            atomic.replace(str(place), file.data, status)
+            place.chmod(file.mode)
+        except atomic.ChangedMeanwhileError:
+            raise ApihaError(f"{place}: another program wrote it just now; run it again") from None
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(place)) from None  # a full disk names no file
+
+    def clear_state(self) -> list[Path]:
+        """Remove what apiha keeps; returns the hosts file's bytes of before that a killed write left: those stay."""
+        folder = self.at(STATE, follow=True)
+        kept = []
+        entries = (
+            sorted(folder.iterdir(), key=lambda entry: entry.name == RECORD.name) if folder.is_dir() else []
+        )
+        for entry in entries:  # the record last: killed here, uninstall can be run again
+            if entry.name.endswith(_BYTES_OF_BEFORE):
+                kept.append(entry)
+            elif entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if not kept and not folder.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+        return kept
 
 
-def _replace(place: Path, data: bytes, mode: int) -> None:
-    beside = place.with_name(f".{place.name}.apiha-new")
-    try:
-        beside.write_bytes(data)
-        beside.chmod(mode)
-        os.replace(beside, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+def _with_parents(path: PurePosixPath) -> list[PurePosixPath]:
+    """The folders on the way to a path, and itself, outermost first, without the root."""
+    return [folder for folder in (*reversed(path.parents), path) if folder.parts]
 
 
 @contextlib.contextmanager
@@ -160,34 +262,40 @@ def install(
     """Put the units, a commented configuration and, if asked, the kubelet drop-in on the machine or image at `root`.
 
     `settings` (key to text, already checked) are written into a new configuration. On a running machine the units
-    are enabled by systemctl, and started if `now`; in an image by their links. Raises NotPermitted or ApihaError.
+    are enabled by systemctl, and started if `now`; in an image by their links. Raises NotPermitted or ApihaError, the
+    latter also where a file that install did not write is in the way; nothing is written then.
     """
     if root is not None and not root.is_dir():
         raise ApihaError(f"--root {root}: not a folder; expected where the image is mounted")
     with _permissions_explained("install"):
         tree = _Tree.recorded(root or Path("/"))
-        tree.stay_inside((STATE, CONFIG.parent, UNIT_DIR, PROGRAM.parent, KUBELET_DROP_IN.parent))
-        program = _install_program(tree, in_image=root is not None)
+        wanted: dict[PurePosixPath, _File | _Link] = {}
+        program, archive = _program(tree, in_image=root is not None)
+        if archive is not None:
+            wanted[PROGRAM] = archive
         config = tree.at(CONFIG)
-        if config.exists() or config.is_symlink():
+        keep_config = os.path.lexists(config)
+        if not keep_config:
+            wanted[CONFIG] = _File(template(settings).encode())
+        for unit in UNITS:
+            text = shipped(unit).replace(f"/{PROGRAM}", program)
+            wanted[UNIT_DIR / unit] = _File(text.encode())
+            if root is not None:
+                for target in wanted_by(text):
+                    wanted[UNIT_DIR / f"{target}.wants" / unit] = _Link(f"/{UNIT_DIR / unit}")
+        if kubelet_http2:
+            wanted[KUBELET_DROP_IN] = _File(shipped("kubelet.service.d/20-apiha-http2.conf").encode())
+        tree.put(wanted)
+        if not keep_config:
+            report.info(f"wrote {config}" + ("" if settings else ": fill in control_plane and vip"))
+        else:
             report.info(f"kept {config}: it was there already")
             if settings:
                 report.warning(
                     f"{config} was not changed: {', '.join(settings)} given here are not in it by this"
                 )
-        else:
-            tree.write(CONFIG, template(settings).encode(), 0o644)
-            report.info(f"wrote {config}" + ("" if settings else ": fill in control_plane and vip"))
-        for unit in UNITS:
-            text = shipped(unit).replace(f"/{PROGRAM}", program)
-            tree.write(UNIT_DIR / unit, text.encode(), 0o644)
-            if root is not None:
-                for target in wanted_by(text):
-                    tree.link(UNIT_DIR / f"{target}.wants" / unit, f"/{UNIT_DIR / unit}")
         if kubelet_http2:
-            tree.write(KUBELET_DROP_IN, shipped("kubelet.service.d/20-apiha-http2.conf").encode(), 0o644)
             report.info(f"wrote {tree.at(KUBELET_DROP_IN)}: takes effect when kubelet starts next")
-        tree.save()
     if root is None:
         _systemctl("daemon-reload")
         _systemctl("enable", *(["--now"] if now else []), *_enableable())
@@ -210,26 +318,26 @@ def _for_this_python(archive: bytes, *, in_image: bool) -> bytes:
     return f"#!{sys.executable} -IS".encode() + newline + rest
 
 
-def _install_program(tree: _Tree, *, in_image: bool) -> str:
-    """The absolute path, as the machine will see it, of the program that the units run."""
+def _program(tree: _Tree, *, in_image: bool) -> tuple[str, _File | None]:
+    """The absolute path, as the machine will see it, of the program that the units run; what to put there, if so."""
     archive = running_archive()
     if archive is not None:
-        if archive != tree.at(PROGRAM).resolve():
-            tree.write(PROGRAM, _for_this_python(archive.read_bytes(), in_image=in_image), 0o755)
-        return f"/{PROGRAM}"
+        if archive == tree.at(PROGRAM).resolve():
+            return f"/{PROGRAM}", None
+        return f"/{PROGRAM}", _File(_for_this_python(archive.read_bytes(), in_image=in_image), 0o755)
     program = Path(os.path.abspath(sys.argv[0]))
     if program.name == "__main__.py" or not os.access(program, os.X_OK):
         program = Path(sys.executable).with_name("apiha")
     if in_image and program.is_relative_to(tree.root.resolve()):
         program = Path("/") / program.relative_to(tree.root.resolve())
-    if not os.access(tree.root / str(program).lstrip("/"), os.X_OK):
+    if not os.access(tree.at(str(program), follow=True), os.X_OK):
         raise ApihaError(f"{program} is not in the image: install with apiha.pyz, which brings itself along")
     if not in_image and any(program.is_relative_to(f"/{hidden}") for hidden in _HIDDEN_FROM_UNITS):
         raise ApihaError(
             f"{program}: systemd units cannot see this place (ProtectHome, PrivateTmp); "
             "install apiha below /opt or /usr/local, or use apiha.pyz"
         )
-    return str(program)
+    return str(program), None
 
 
 def uninstall(
@@ -239,39 +347,45 @@ def uninstall(
 
     Raises NotPermitted or ApihaError.
     """
-    base = root or Path("/")
-    if root is not None:
-        if not root.is_dir():
-            raise ApihaError(f"--root {root}: not a folder; expected where the image is mounted")
-        hosts_file = root / str(hosts_file).lstrip("/")
+    if root is not None and not root.is_dir():
+        raise ApihaError(f"--root {root}: not a folder; expected where the image is mounted")
     with _permissions_explained("uninstall"):
-        tree = _Tree.recorded(base)
+        tree = _Tree.recorded(root or Path("/"))
+        if root is not None and not keep_block:
+            hosts_file = tree.at(str(hosts_file), follow=True)
+        state = tree.at(STATE, follow=True)
+        recorded = {
+            path: tree.at(path) for path in {**tree.files, **tree.pending}
+        }  # all, before any of it goes
+        folders = [tree.at(folder) for folder in tree.folders]
         present = [unit for unit in UNITS if tree.at(UNIT_DIR / unit).exists()]
         if root is None and present:
             _systemctl("disable", "--now", *present)  # first: the path unit would put the block back
         if not keep_block and hosts_file.exists():
-            change = HostsFile(hosts_file, state_dir=base / STATE).unpin()
+            change = HostsFile(hosts_file, state_dir=state).unpin()
+            report_change(report, hosts_file, change)
             if change.written:
                 report.info(
                     f"removed the block from {hosts_file}; clients on this node that name the host need another way"
                 )
-        for path in list(tree.files):
-            place = base / path.lstrip("/")
+        for path, place in recorded.items():
             if tree.unchanged(path):
                 place.unlink()
-            elif place.exists() or place.is_symlink():
+            elif os.path.lexists(place):
                 report.warning(
                     f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
                 )
-        if tree.at(STATE).is_dir():
-            shutil.rmtree(tree.at(STATE))  # what was learned is of no use to anybody else
-        for folder in reversed(tree.folders):
+        for kept in tree.clear_state():
+            report.warning(
+                f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"
+            )
+        for folder in reversed(folders):
             with contextlib.suppress(OSError):  # not empty: somebody else uses it now
-                (base / folder.lstrip("/")).rmdir()
+                folder.rmdir()
     if root is None and present:
         _systemctl("daemon-reload")
         _systemctl("reset-failed", *present, check=False)
-    report.info("uninstalled" if tree.files else "nothing was installed by `apiha install`")
+    report.info("uninstalled" if recorded else "nothing was installed by `apiha install`")
 
 
 def _systemctl(*arguments: str, check: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from apiha.config import SETTINGS, load
+from apiha.hosts import splice
 from apiha.node import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
@@ -290,6 +292,126 @@ def test_links_do_not_lead_out_of_the_image(machine: Worker, image: Path, tmp_pa
     assert done.code == 1, done
     assert f"{image}/var/lib" in done.tells().stderr
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+@pytest.mark.parametrize("link", ["etc/systemd/system/multi-user.target.wants", "etc/apiha", "var/lib/apiha"])
+def test_no_link_leads_out_of_the_image(
+    machine: Worker, image: Path, tmp_path: Path, command: str, link: str
+) -> None:
+    """Whatever folder of ours is a link to this machine: one line, and neither side is touched."""
+    if command == "uninstall":
+        machine.run("install", "--root", image).ok()
+    outside = tmp_path / "outside"
+    if (image / link).exists():
+        shutil.move(image / link, outside)
+    else:
+        outside.mkdir()
+    (image / link).symlink_to(outside)
+    before = snapshot(tmp_path)
+    machine.run(command, "--root", image).failed(1, f"{image / link} leads out of the image")
+    assert snapshot(tmp_path) == before
+
+
+def test_no_temporary_name_can_be_foreseen(machine: Worker, image: Path, tmp_path: Path) -> None:
+    """A link laid where a temporary file used to be is not followed."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (image / "etc/apiha").mkdir()
+    (image / "etc/apiha/.config.yaml.apiha-new").symlink_to(precious)
+    machine.run("install", "--root", image).ok()
+    assert precious.read_text() == "mine"
+
+
+def test_a_hosts_file_outside_of_the_image(machine: Worker, image: Path, tmp_path: Path) -> None:
+    """Uninstall never unpins this machine's file by a link in the image; with --keep-block it can go on."""
+    machine.run("install", "--root", image).ok()
+    ours = tmp_path / "ours"
+    ours.write_bytes(splice(b"127.0.0.1 localhost\n", DEFAULT_HOST, ["10.0.0.11"]).data)
+    (image / "etc/hosts").unlink()
+    (image / "etc/hosts").symlink_to(ours)
+    machine.hosts = Path("/etc/hosts")
+    before = snapshot(tmp_path)
+    machine.run("uninstall", "--root", image).failed(1, f"{image}/etc/hosts leads out of the image")
+    assert snapshot(tmp_path) == before
+    machine.run("uninstall", "--root", image, "--keep-block").ok()
+    assert b"# BEGIN apiha" in ours.read_bytes()
+
+
+@pytest.mark.parametrize("key", ["files", "pending", "folders"])
+def test_a_record_that_leads_out_of_the_image(machine: Worker, image: Path, tmp_path: Path, key: str) -> None:
+    """A path with `..` in the record makes it a damaged one: nothing is removed."""
+    machine.run("install", "--root", image).ok()
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    path = "/../precious"
+    document = json.loads((image / RECORD).read_text())
+    document[key] = [path] if key == "folders" else {path: hashlib.sha256(b"mine").hexdigest()}
+    (image / RECORD).write_text(json.dumps(document))
+    before = snapshot(tmp_path)
+    machine.run("uninstall", "--root", image).failed(1, str(image / RECORD), path)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", [PROGRAM, UNIT_DIR / UNITS[0], KUBELET_DROP_IN])
+def test_what_others_put_there_is_not_overwritten(machine: Worker, image: Path, path: Path) -> None:
+    """A file of the same name that install did not write: one line with what to do, and nothing is written."""
+    (image / path).parent.mkdir(exist_ok=True)
+    (image / path).write_text("of somebody else")
+    before = snapshot(image)
+    machine.run("install", "--root", image, "--kubelet-http2").failed(1, str(image / path), "move it away")
+    assert snapshot(image) == before
+
+
+def test_an_identical_file_of_others_stays(machine: Worker, image: Path) -> None:
+    """What was there before, just as install would write it, is still there after uninstall."""
+    shutil.copy(REPOSITORY / "systemd" / UNITS[0], image / UNIT_DIR / UNITS[0])
+    before = snapshot(image)
+    machine.run("install", "--root", image).ok()
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
+def test_a_run_that_fails_halfway_is_recorded(machine: Worker, image: Path) -> None:
+    """Whatever an install wrote before it failed, uninstall finds; or a second install completes."""
+    before = snapshot(image)
+    (image / "etc/apiha").symlink_to("nowhere")  # mkdir(2) fails on it, after the program was written
+    machine.run("install", "--root", image).failed(1, f"{image}/etc/apiha")
+    assert (image / PROGRAM).exists()
+    (image / "etc/apiha").unlink()
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+    (image / "etc/apiha").symlink_to("nowhere")
+    machine.run("install", "--root", image).failed(1)
+    (image / "etc/apiha").unlink()
+    machine.run("install", "--root", image).ok()
+    assert (image / CONFIG).exists()
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
+def test_uninstall_copes_with_what_is_gone(machine: Worker, image: Path) -> None:
+    """Files that somebody removed since are no error."""
+    before = snapshot(image)
+    machine.run("install", "--root", image).ok()
+    (image / PROGRAM).unlink()
+    shutil.rmtree(image / "etc/apiha")
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
+def test_uninstall_says_what_was_lost_and_keeps_saved_bytes(machine: Worker, image: Path) -> None:
+    """Lines dropped from the block are named as by unpin; saved bytes of a hosts file are kept, and named."""
+    machine.run("install", "--root", image).ok()
+    block = splice(b"", DEFAULT_HOST, ["10.0.0.11"]).data
+    (image / "etc/hosts").write_bytes(block.replace(b"# END", b"10.1.1.1 nas\n# END"))
+    saved = image / "var/lib/apiha/etc-hosts.apiha-saved"
+    saved.write_bytes(b"10.2.2.2 precious\n")
+    machine.hosts = Path("/etc/hosts")
+    done = machine.run("uninstall", "--root", image).ok()
+    done.tells("dropped from the block, it was not apiha's: 10.1.1.1 nas", f"kept {saved}")
+    assert saved.read_bytes() == b"10.2.2.2 precious\n"
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_a_damaged_record(machine: Worker, image: Path) -> None:
