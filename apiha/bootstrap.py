@@ -38,6 +38,7 @@ VIP_INTERVAL = 1.0  # seconds between two looks at a VIP that does not answer ye
 VIP_INTERVAL_MAX = 5.0  # ... once it has been silent for a while; nothing on the cluster waits for us
 PROOF_INTERVAL = 0.2  # seconds between the answers that prove a VIP
 RECHECK_INTERVAL = 3.0  # seconds between two looks at the pinned control plane; a handshake each, so not less
+RECHECK_INTERVAL_MAX = 30.0  # ... once the wait is long: ten thousand workers may wait for the same VIP
 LAST_TRY = 1.0  # seconds that a try gets which starts when the time is nearly up
 STILL_WAITING_INTERVAL = 60.0  # seconds between two log lines of a wait in which nothing changes
 
@@ -63,9 +64,27 @@ class Node:
         """All control planes this node knows, in its order of trial: those learned from the cluster, then the
         configured ones that the cluster does not name (it may have lost them, or they are its last way back).
         """
-        learned = load_learned(self.state_dir)
+        learned = self._learned()
         unknown = [endpoint for endpoint in self.config.control_plane if endpoint not in learned]
         return trial_order(self.name, learned) + trial_order(self.name, unknown)
+
+    def behind_vip(self, block: tuple[str, ...]) -> tuple[Endpoint, ...]:
+        """The fallbacks of a block that says VIP first: as `candidates`, but each group in the order that `block` has,
+        where the pinned one comes first and those found dead come last.
+        """
+        learned = self._learned()
+        place = {address: index for index, address in enumerate(block)}
+
+        def rank(endpoint: Endpoint) -> tuple[bool, int]:
+            return bool(learned) and endpoint not in learned, place.get(endpoint.address, len(place))
+
+        return tuple(sorted(self.candidates(), key=rank))
+
+    def _learned(self) -> tuple[Endpoint, ...]:
+        # A hosts file carries no port: where API servers listen on another one than clients dial (behind a VIP that
+        # translates), their addresses are of no use in it, unless the configuration itself names such a port.
+        ports = {self.config.port, *(endpoint.port for endpoint in self.config.control_plane)}
+        return tuple(endpoint for endpoint in load_learned(self.state_dir) if endpoint.port in ports)
 
 
 def find_live(
@@ -156,6 +175,11 @@ def _write_pin(node: Node, winner: ProbeResult, race: Race) -> tuple[str, ...]:
     addresses = addresses_for_block(
         winner.endpoint.address, order, fallbacks=node.config.fallbacks, failed=failed
     )
+    if winner.endpoint.port != node.config.port:
+        node.report.warning(
+            f"{winner.endpoint} answers on port {winner.endpoint.port}, but a hosts file carries no port: clients dial "
+            f"{node.config.port} (port) there"
+        )
     took = f"{winner.latency * 1000:.0f} ms"
     _write(
         node,
@@ -195,9 +219,13 @@ def _block_addresses(node: Node) -> tuple[str, ...]:
 def swap(node: Node) -> tuple[str, ...]:
     """Point the name at the VIP, the control planes after it; returns the addresses of the block."""
     vip = require_vip(node.config)
-    addresses = addresses_for_block(vip.address, node.candidates(), fallbacks=node.config.fallbacks)
+    addresses = _behind(vip, node, _block_addresses(node))
     _write(node, addresses, f"swapped {node.config.host} to the VIP {vip}")
     return addresses
+
+
+def _behind(vip: Endpoint, node: Node, block: tuple[str, ...]) -> tuple[str, ...]:
+    return addresses_for_block(vip.address, node.behind_vip(block), fallbacks=node.config.fallbacks)
 
 
 class _Seldom:
@@ -250,7 +278,7 @@ def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
         if silent and seldom.worth_saying("vip", saying):
             node.report.info(f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1))
         if check:
-            check_at = began + RECHECK_INTERVAL
+            check_at = began + min(RECHECK_INTERVAL_MAX, RECHECK_INTERVAL * (1 + silent // 10))
         if (check and not (answers[1:] and answers[1].health.usable)) or (pinned == vip.address and silent):
             lost = answers[1] if answers[1:] else None
             _replace_pinned(node, prober, lost, seldom, until=deadline)
@@ -323,7 +351,9 @@ def reconcile(node: Node) -> tuple[str, ...]:
     NoControlPlane, and the block is untouched.
     """
     if node.config.role == "control-plane":
-        return _write_own(node)
+        addresses = _write_own(node)
+        learn(node, Endpoint(LOOPBACK, node.config.port))
+        return addresses
     vip = node.config.vip_endpoint
     if vip is None and not node.candidates():
         require_control_plane(node.config)
@@ -333,8 +363,7 @@ def reconcile(node: Node) -> tuple[str, ...]:
         swapped = block[:1] == (vip.address,)
         verdict = vip_answers(lambda: prober.probe(vip), swapped=swapped, pause=node.clock.sleep)
         if verdict.health.usable:
-            addresses = addresses_for_block(vip.address, node.candidates(), fallbacks=node.config.fallbacks)
-            addresses = _settled(block, addresses)
+            addresses = _behind(vip, node, block)
             _write(node, addresses, f"the VIP {vip} answers; {node.config.host} points at it")
             learn(node, vip)
             return addresses

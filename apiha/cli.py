@@ -95,10 +95,35 @@ class Invocation:
         return Node(
             config=self.config(),
             hosts=HostsFile(self.hosts_file, state_dir=self.state_dir),
-            name=os.uname().nodename,
+            name=_node_name(),
             report=self.report,
             state_dir=self.state_dir,
         )
+
+
+def _node_name() -> str:
+    """What this node's order of trial follows from: its host name; the machine id where it has none yet.
+
+    Before DHCP or cloud-init has named them all nodes of an image are `localhost`, and would choose alike.
+    """
+    name = os.uname().nodename
+    if name.split(".")[0] in ("", "localhost", "(none)"):
+        try:
+            return Path("/etc/machine-id").read_text().strip() or name
+        except OSError:
+            pass
+    return name
+
+
+def _print(text: str, *, newline: bool = True) -> None:
+    """Write a command's result to stdout; raises ApihaError where that takes no more (a full disk)."""
+    try:
+        click.echo(text, nl=newline)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ApihaError(f"cannot write the result: {error.strerror}") from None
 
 
 def setting_options(*, hidden: bool) -> Callable[[F], F]:
@@ -271,7 +296,7 @@ def probe_command(invocation: Invocation, output: str) -> int:
 
     config = invocation.config()
     answers = observe(config, invocation.state_dir)
-    click.echo(json.dumps(probe_json(answers), indent=2) if output == "json" else probe_table(answers))
+    _print(json.dumps(probe_json(answers), indent=2) if output == "json" else probe_table(answers))
     return (
         0
         if any(a.role == "control-plane" and a.result.health is Health.READY for a in answers)
@@ -378,7 +403,7 @@ def status_command(invocation: Invocation, output: str) -> int:
     except ConfigError as error:
         unusable = error
         status = gather_unconfigured(error, invocation.hosts_file, invocation.state_dir)
-    click.echo(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
+    _print(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
     if unusable is not None:
         raise unusable  # its line on stderr, its exit code
     return status.exit_code
@@ -469,7 +494,12 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
     default="kube-system",
     show_default=True,
     metavar="NAME",
-    help="Where the Service and the updater go.",
+    help="Where the Service and the updater go; it must exist.",
+)
+@click.option(
+    "--create-namespace",
+    is_flag=True,
+    help="Add the Namespace. Not when you delete: it would take all else in there along.",
 )
 @click.option("--host", metavar="NAME", help="The name that kubeconfigs and the serving certificates carry.")
 @click.option("--port", metavar="PORT", help="The port of the VIP; that of the control planes.")
@@ -492,6 +522,7 @@ def manifests_command(
     image: str,
     vips: tuple[str, ...],
     namespace: str,
+    create_namespace: bool,
     host: str | None,
     port: str | None,
     output_dir: Path | None,
@@ -519,14 +550,16 @@ def manifests_command(
     invocation.flags.update({key: text for key, text in given.items() if text is not None})
     config = invocation.config()
     wanted = vips or ((config.vip,) if config.vip else ())
-    settings = checked_settings(image, wanted, namespace, config.host, config.port)
+    settings = checked_settings(
+        image, wanted, namespace, config.host, config.port, create_namespace=create_namespace
+    )
     files = render(settings)
     if dry_run:
         from apiha.manifests.check import Kubectl, check, exit_code
 
         findings = check(settings, one_stream(files.values()), Kubectl(kubeconfig))
         for finding in findings:
-            click.echo(finding)
+            _print(str(finding))
         return exit_code(findings)
     if output_dir is not None:
         written = write_base(output_dir, files)
@@ -534,7 +567,7 @@ def manifests_command(
             f"wrote {len(written)} files into {output_dir}: `kubectl apply -k {output_dir}`"
         )
         return 0
-    click.echo(one_stream(files.values()), nl=False)
+    _print(one_stream(files.values()), newline=False)
     return 0
 
 

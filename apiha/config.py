@@ -6,6 +6,7 @@ commented template that `apiha install` writes and the reference in docs/configu
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -413,8 +414,13 @@ def read_text(path: Path, what: str) -> str:
 
 def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
     """Key to (value, "file:line") for a YAML mapping; every key known and given once."""
-    if not required and not path.exists():
-        return {}
+    if not required:
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError:
+            pass  # it may be there: reading it says what is wrong
     import yaml  # 30 ms that a node without a config file need not spend
 
     text = read_text(path, "the configuration")
@@ -474,8 +480,9 @@ def template(given: Mapping[str, str] | None = None) -> str:
 
 def _yaml_text(setting: Setting, text: str) -> str:
     if setting.example.startswith("["):
-        return "[" + ", ".join(f'"{part.strip()}"' for part in text.split(",") if part.strip()) + "]"
+        return json.dumps([part.strip() for part in text.split(",") if part.strip()])
     value = setting.from_text(text)
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int) else f'"{text.strip()}"'
+    # JSON's strings are YAML's, whatever is in them.
+    return str(value) if isinstance(value, int) else json.dumps(text.strip())

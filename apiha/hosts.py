@@ -557,15 +557,29 @@ class HostsFile:
         target = os.path.realpath(self.path)
         deadline = self._clock() + lock_timeout
         with self._explained():
-            # The folder is what is locked: no lock file is left behind, and it works where none could be
-            # created.
-            folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+            locked, what = self._open_lock(target)
             try:
-                self._lock(folder, os.path.dirname(target), deadline)
+                self._lock(locked, what, deadline)
                 recovered = self._recover(target, deadline)
                 return replace(self._write(target, change, deadline), recovered=recovered)
             finally:
-                os.close(folder)
+                os.close(locked)
+
+    def _open_lock(self, target: str) -> tuple[int, str]:
+        """What writers of this file lock: a descriptor, and its name.
+
+        A file of our own in `state_dir`, which only its owner can open: whoever may read a file or a folder may also
+        flock(2) it, so any user of the machine could keep its root from writing /etc/hosts by a lock on /etc. Where
+        there is no `state_dir` that we may write (apiha is not installed, or we are not root) the hosts file's
+        folder has to do.
+        """
+        own = self.state_dir / f"{_escaped(target)}.lock"
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(own, flags, 0o600), str(own)
+        except OSError:
+            folder = os.path.dirname(target)
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), folder
 
     def _write(self, target: str, change: Callable[[bytes], Edit], deadline: float) -> Change:
         for _ in range(_ATTEMPTS):
@@ -624,9 +638,7 @@ class HostsFile:
 
     def _journals(self, target: str) -> tuple[atomic.Journal, atomic.Journal]:
         folder, name = os.path.split(target)
-        # Named as `systemd-escape --path` does, for all hosts files share one state_dir.
-        escaped = target.strip("/").replace("-", "\\x2d").replace("/", "-")
-        return atomic.Journal(Path(folder), name), atomic.Journal(self.state_dir, escaped)
+        return atomic.Journal(Path(folder), name), atomic.Journal(self.state_dir, _escaped(target))
 
     def _record(self, target: str, before: bytes, after: bytes, mode: int) -> atomic.Journal:
         beside, in_state_dir = self._journals(target)
@@ -697,6 +709,11 @@ class HostsFile:
             yield
         except OSError as error:
             raise _explanation(error, self.path) from error
+
+
+def _escaped(target: str) -> str:
+    """A file name for a path, as `systemd-escape --path` makes it: all hosts files share one state_dir."""
+    return target.strip("/").replace("-", "\\x2d").replace("/", "-")
 
 
 def _explanation(error: OSError, path: Path) -> ApihaError:

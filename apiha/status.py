@@ -309,10 +309,10 @@ def _port_problems(config: Config, control_planes: Sequence[Endpoint]) -> list[P
     """Control planes that no client of this node can reach: it takes the port from its URL, not from the hosts file."""
     return [
         Problem(
-            "error",
+            "warning",
             "port-mismatch",
-            f"control plane {endpoint} is not on port {config.port}: a hosts file carries no port, so clients would "
-            f"dial {config.port} there, and it is left out of the block",
+            f"control plane {endpoint} is not on port {config.port}: a hosts file carries no port, so clients dial "
+            f"{config.port} there",
             "set port to the one that all control planes and kubeconfigs use",
         )
         for endpoint in control_planes

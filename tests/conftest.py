@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -14,3 +15,7 @@ settings.register_profile(
     "apiha", deadline=None, database=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
 )
 settings.load_profile("apiha")
+
+# Started in the background by a shell, or under nohup, we would hand an ignored SIGINT down to every process that a
+# test means to interrupt: signal(7).
+signal.signal(signal.SIGINT, signal.default_int_handler)

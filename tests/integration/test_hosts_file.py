@@ -518,3 +518,16 @@ def test_an_input_output_error_is_told_in_words(hosts: HostsFile) -> None:
 
     with pytest.raises(HostsFileError, match=r"could not be read or written: Input/output error$"):
         hosts.update(change)
+
+
+def test_no_other_user_can_hold_the_lock(path: Path, tmp_path: Path) -> None:
+    """Anybody may flock(2) a folder that he may read: with a `state_dir` of our own that keeps nobody from writing."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        assert HostsFile(path, state_dir=state).pin(HOST, ["10.0.0.11"], lock_timeout=0.0).written
+    finally:
+        os.close(folder)
+    assert [stat.S_IMODE((state / name).stat().st_mode) for name in os.listdir(state)] == [0o600]
