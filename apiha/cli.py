@@ -664,10 +664,10 @@ def updater_command(
     """
     try:
         from apiha.updater.run import Settings, Updater
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the updater needs the package {error.name}: pip install 'apiha[updater]'"
-        ) from None
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "apiha":
+            raise  # a broken installation, which the extra would not mend
+        raise ConfigError("the updater needs `pip install apiha[updater]`") from None
 
     vips = vip or ((invocation.flags.get("vip") or os.environ.get("APIHA_VIP") or ""),)
     settings = Settings(

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -131,9 +131,19 @@ def _ssl_words(error: BaseException) -> str:
 class Prober:
     """Asks single addresses for a cluster's API server. Thread-safe; every probe is a connection of its own."""
 
-    def __init__(self, host: str, context: ssl.SSLContext, timeout: float) -> None:
-        """`host` is the name the certificates must carry, `timeout` (seconds) bounds a whole probe."""
+    def __init__(
+        self,
+        host: str,
+        context: ssl.SSLContext,
+        timeout: float,
+        *,
+        headers: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        """`host` is the name the certificates must carry, `timeout` (seconds) bounds a whole probe, `headers` are sent
+        along: to nobody who has not proved itself first.
+        """
         self.host = host
+        self._headers = headers
         self.timeout = timeout
         # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the
         # hedge delay, and each pin would ask two control planes instead of one.
@@ -190,7 +200,10 @@ class Prober:
         Raises TimeoutError once `timeout` seconds have gone by, the reading of the body included, and otherwise
         what httpx raises.
         """
-        headers = {"Host": self.host if endpoint.port == 443 else f"{self.host}:{endpoint.port}"}
+        headers = {
+            **(self._headers() if self._headers is not None else {}),
+            "Host": self.host if endpoint.port == 443 else f"{self.host}:{endpoint.port}",
+        }
         with _Deadline(self.timeout) as deadline:
             extensions: dict[str, Any] = {"sni_hostname": self.host, "trace": deadline.watch}
             try:

@@ -95,6 +95,7 @@ class Cache:
                 n: version(i) for n, i in self._items.items()
             }
             self._items = fresh
+            self._put_at = {name: step for name, step in self._put_at.items() if name in fresh}
             self._deleted.clear()
             self._synced = True
         if changed:

@@ -37,6 +37,7 @@ from apiha.updater.kube import ApiError
 _Config: Any = electionconfig.Config
 _LeaderElection: Any = leaderelection.LeaderElection
 _LeaseLock: Any = leaselock.LeaseLock
+_LATE = "the lease was not renewed in time"
 
 
 def boot_time() -> float:
@@ -89,6 +90,8 @@ class Lock(_LeaseLock):  # type: ignore[misc]
         self._holder: str | None = None
         self._renewed: float | None = None  # when the request of the last good renewal was sent
         self._term: str | None = None
+        self._abstains_until = float("-inf")
+        self.why_lost = _LATE  # why the last term ended, for the log
 
     # ----------------------------------------------------------------------- what the library calls
 
@@ -101,6 +104,8 @@ class Lock(_LeaseLock):  # type: ignore[misc]
 
     def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
         """The first Lease there is."""
+        if self.abstaining:
+            return False
         sent = self._now()
         done = bool(super().create(name, namespace, election_record))
         if done:
@@ -109,7 +114,7 @@ class Lock(_LeaseLock):  # type: ignore[misc]
 
     def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         """Renew, or take what nobody holds any more; the resourceVersion of the last `get` guards it."""
-        if not self.free_or_mine:
+        if self.abstaining or not self.free_or_mine:
             return False  # the library's clock believes it has expired; ours does not
         sent = self._now()
         done = bool(super().update(name, namespace, updated_record))
@@ -137,6 +142,8 @@ class Lock(_LeaseLock):  # type: ignore[misc]
             self._holder = holder
             self._others_duration = float((spec.lease_duration_seconds if spec else None) or 0)
             if holder != self.identity:
+                if self._term is not None:
+                    self.why_lost = f"{holder} does" if holder else "somebody emptied the Lease"
                 self._renewed, self._term = None, None
 
     def _held(self, sent: float) -> None:
@@ -196,23 +203,40 @@ class Lock(_LeaseLock):  # type: ignore[misc]
             if error.status != 404:
                 raise ApiError.of(error) from None
             spec = None
-        mine = spec is not None and spec.holder_identity == self.identity
-        if not mine:
-            self.lose()
-        return mine
+        holder = (spec.holder_identity or None) if spec is not None else None
+        if holder != self.identity:
+            self.lose(f"{holder} does" if holder else "somebody emptied the Lease")
+        return bool(holder == self.identity)
 
-    def lose(self) -> None:
+    def lose(self, why: str | None = None) -> None:
         """Count as deposed, whatever the Lease says."""
         with self._mutex:
+            if self._term is not None:
+                self.why_lost = why or _LATE
             self._renewed, self._term = None, None
 
-    def release(self) -> bool:
+    def abstain(self, why: str) -> bool:
+        """Let the Lease go, and do not ask for it for as long as it lasts, so that another replica may lead.
+
+        Returns whether it was let go. No write may be under way.
+        """
+        with self._mutex:
+            self._abstains_until = self._now() + self._lease_duration
+        return self.release(why)
+
+    @property
+    def abstaining(self) -> bool:
+        """Whether we leave the Lease to others for now."""
+        with self._mutex:
+            return self._now() < self._abstains_until
+
+    def release(self, why: str | None = None) -> bool:
         """Let the Lease go, if it is ours, so that another replica need not wait for its end; whether it was
         done.
         """
         with self._mutex:
             mine = self._renewed is not None and self._holder == self.identity
-        self.lose()
+        self.lose(why)
         for _ in range(2 if mine else 0):  # twice, in case a last renewal comes in between
             try:
                 # Read it anew: the library keeps the state from before its last update.

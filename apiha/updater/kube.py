@@ -96,13 +96,13 @@ def load_configuration(kubeconfig: Path | None) -> client.Configuration:
     except config.ConfigException as error:
         where = f"{kubeconfig}" if kubeconfig is not None else "not in a cluster, and no --kubeconfig"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        words = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{kubeconfig or 'the service account'}: not a usable kubeconfig: {words}"
-        ) from None
-    except Exception as error:  # the YAML parser's
-        raise ConfigError(f"{kubeconfig}: not a kubeconfig: {' '.join(str(error).split())[:200]}") from None
+    except OSError as error:
+        words = (error.strerror or "it cannot be read").lower()
+        raise ConfigError(f"{kubeconfig or 'the service account'}: {words}") from None
+    except Exception as error:  # the YAML parser's, or what the library trips over
+        mark = getattr(error, "problem_mark", None)
+        words = f"no YAML (line {mark.line + 1})" if mark is not None else "its contents are something else"
+        raise ConfigError(f"{kubeconfig or 'the service account'}: not a kubeconfig: {words}") from None
     configuration.retries = cast(Any, False)
     configuration.socket_options = _SOCKET_OPTIONS
     return configuration
@@ -126,6 +126,23 @@ def authority(configuration: client.Configuration) -> str | None:
         return Path(path).read_text(encoding="ascii")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the cluster's CA cannot be read: {error}") from None
+
+
+def client_certificate(configuration: client.Configuration) -> tuple[Path | None, Path | None]:
+    """The files of the client certificate and its key, if that is who we are."""
+    certificate, key = configuration.cert_file, configuration.key_file
+    return (Path(certificate) if certificate else None), (Path(key) if key else None)
+
+
+def bearer(configuration: client.Configuration) -> dict[str, str]:
+    """The header that carries our token, if that is who we are.
+
+    The token is the one of the last request: to fetch a new one may take longer than a probe may, and the client
+    does so with each of its own.
+    """
+    keys = configuration.api_key
+    token = keys.get("BearerToken") or keys.get("authorization")
+    return {"Authorization": str(token)} if token else {}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,6 +16,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from apiha.probe import Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "apiha_updater"
@@ -73,14 +76,28 @@ class Metrics:
             lambda: self._now() - (started if self._last_sync is None else self._last_sync)
         )
 
+    def expect(self, slices: Iterable[str], resources: Iterable[str]) -> None:
+        """Show the counters of what is known beforehand as 0: a first increase is one only after a 0."""
+        for name in slices:
+            for result in ("created", "applied", "conflict", "failed"):
+                self.writes.labels(name, result)
+        for resource in resources:
+            for reason in ("expired", "closed", "failed"):
+                self.watch_restarts.labels(resource, reason)
+
     def synced(self) -> None:
         """The slices are known to be right now."""
         self._last_sync = self._now()
 
     def forget_address(self, address: str) -> None:
         """A control plane is gone: its series would stay as they were for ever."""
-        for metric in (self.healthy, self.probe_seconds, self.probe_failures):
-            metric.remove_by_labels({"address": address})
+        # Each label set by its values: `remove_by_labels` is too new to count on.
+        for metric in (self.healthy, self.probe_seconds):
+            with contextlib.suppress(KeyError):
+                metric.remove(address)
+        for health in Health:
+            with contextlib.suppress(KeyError):
+                self.probe_failures.remove(address, health.value)
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -268,6 +268,27 @@ def differs(live: Slice, wanted: Slice) -> bool:
     ]
 
 
+def agrees(wanted: Plan, live: Mapping[str, Slice], target: Target) -> bool:
+    """Whether the live slices have the addresses and ports that they should, whatever their conditions and marks.
+
+    That is all that a replica can judge that does not lead: which control planes are healthy only the leader knows.
+    """
+    return bool(wanted.slices) and all(
+        name in live and not differs(_without_judgement(live[name]), _without_judgement(item))
+        for name, item in desired(wanted, live, target, "").items()
+    )
+
+
+def _without_judgement(item: Slice) -> dict[str, Any]:
+    """A slice without what its leader alone decides: the mark, and the conditions."""
+    bare = [
+        {key: value for key, value in entry.items() if key != "conditions"}
+        for entry in item.get("endpoints") or ()
+    ]
+    labels = item.get("metadata", {}).get("labels") or {}
+    return {**item, "metadata": {"labels": labels}, "endpoints": bare}
+
+
 def _bare_port(port: Mapping[str, Any]) -> dict[str, Any]:
     """A port without what the API server fills in: no name is an empty name, no protocol is TCP."""
     defaults = {"name": "", "protocol": "TCP"}

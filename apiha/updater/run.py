@@ -14,17 +14,19 @@ import functools
 import logging
 import os
 import random
+import re
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apiha.choice import backoff
 from apiha.clock import Clock, SystemClock
+from apiha.config import SETTINGS
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint, parse_ip
 from apiha.errors import ConfigError
@@ -43,14 +45,19 @@ from apiha.updater.kube import (
     Server,
     Servers,
     authority,
+    bearer,
+    client_certificate,
     load_configuration,
 )
 from apiha.updater.metrics import CONTENT_TYPE, Metrics
 from apiha.updater.mirror import (
     FAMILIES,
     LEADER_ANNOTATION,
+    ControlPlane,
+    Family,
     Plan,
     Target,
+    agrees,
     control_planes,
     desired,
     differs,
@@ -66,7 +73,10 @@ _TICK = 1.0  # s: the writer looks at everything this often even if nothing happ
 _WRITE_TIMEOUTS = (1.0, 2.0, 4.0)  # s: short at first, as a healthy API server answers in milliseconds
 _CONFLICTS = 5  # refused writes in a row that are repeated at once
 _WEDGED = 60.0  # s without a pass of the writer after which /healthz asks for a restart
+_CRASHES = 3  # passes in a row that end in a bug before another replica is to lead
 _SETTLE = 30.0  # s between two tries to find a direct way to a control plane
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123
+_HOST = next(setting for setting in SETTINGS if setting.key == "host")
 _APPLY = "`apiha manifests ... | kubectl apply -f -` puts it right"
 
 
@@ -103,7 +113,17 @@ class Settings:
             vips = tuple(parse_ip(vip) for vip in self.vips)
         except ValueError as error:
             raise ConfigError(f"--vip: {error}") from None
-        return Settings(**{**self.__dict__, "vips": vips, "identity": self.identity or default_identity()})
+        for flag, name in (("--namespace", self.namespace), ("--service", self.service)):
+            if not _LABEL.fullmatch(name):
+                raise ConfigError(
+                    f"{flag}: {name!r} is no name that Kubernetes takes: a to z, 0 to 9 and -, at most 63 characters"
+                )
+        try:
+            host = _HOST.from_text(self.host)
+        except ValueError as error:
+            raise ConfigError(f"--host: {error}") from None
+        identity = self.identity or default_identity()
+        return Settings(**{**self.__dict__, "vips": vips, "host": host, "identity": identity})
 
 
 def default_identity() -> str:
@@ -142,6 +162,8 @@ class Updater:
         self.stop_event = threading.Event()
         self._dirty = threading.Event()
         self._last_pass = self.clock.monotonic()
+        self._crashes = 0  # passes since the last good one that ended in a bug
+        self._crashed_leading = False
         self._source_news: float | None = None
         self._led: str | None = None  # the term in which the writer last worked
         self._reasons: dict[Endpoint, str] = {}  # why one is off
@@ -153,12 +175,19 @@ class Updater:
 
         configuration = load_configuration(settings.kubeconfig)
         ca = authority(configuration)
+        # Where anonymous access is off, a control plane tells nobody else whether it is ready. To a server that need
+        # not prove itself nothing is shown.
+        certificate, key = client_certificate(configuration) if ca is not None else (None, None)
         try:
-            context = make_ssl_context(ca, insecure=ca is None)
+            context = make_ssl_context(ca, client_cert=certificate, client_key=key, insecure=ca is None)
         except ValueError as error:
-            raise ConfigError(f"the cluster's CA: {error}") from None
+            message = str(error)
+            raise ConfigError(
+                f"the kubeconfig: {message}" if "client cert" in message else f"the cluster's CA: {message}"
+            ) from None
         timeout = settings.health_interval * PROBE_SHARE
-        prober = Prober(settings.host, context, timeout)
+        credentials = functools.partial(bearer, configuration) if ca is not None else None
+        prober = Prober(settings.host, context, timeout, headers=credentials)
         self.servers = Servers(
             configuration, prober, settings.identity, self.clock, on_switch=self._on_switch
         )
@@ -178,6 +207,7 @@ class Updater:
             "service": self._follower("service", service_objects, self.services),
             "lease": self._follower("lease", self.kube.leases(settings.namespace, LEASE), self.leases),
         }
+        self.metrics.expect(self.target.slice_names, self.followers)
         self.lock = Lock(
             api_client,
             LEASE,
@@ -280,12 +310,7 @@ class Updater:
                     body()
                     return
                 except Exception as error:  # a bug: say so, go on, and let nothing stop silently
-                    if os.environ.get("APIHA_DEBUG"):
-                        import traceback
-
-                        traceback.print_exc()
-                    words = f"internal error in {name}: {type(error).__name__}: {error}"
-                    self.report.error(f"{words} (please report; APIHA_DEBUG=1 shows where)")
+                    self.report.error(_bug(name, error))
                     self.stop_event.wait(backoff(attempt, self.rng))
                     attempt += 1
 
@@ -405,7 +430,10 @@ class Updater:
             self.stop_event.wait(0.5)
 
     def _planes(self) -> tuple[Endpoint, ...]:
-        return tuple(plane.endpoint for plane in control_planes(self.source.items().values()))
+        return tuple(plane.endpoint for plane in self._source_planes())
+
+    def _source_planes(self) -> tuple[ControlPlane, ...]:
+        return control_planes(self.source.items().values())
 
     # ----------------------------------------------------------------------------------- the writer
 
@@ -413,27 +441,53 @@ class Updater:
         """The writer's thread: one pass for each batch of news, and one a second."""
         conflicts = 0
         while not self.stop_event.is_set():
-            self._last_pass = self.clock.monotonic()
             self._dirty.clear()
             news, self._source_news = self._source_news, None
+            leading = self.lock.term is not None
             try:
                 again = self._pass(news)
+                self._turned(leading)
                 if again:
                     self._source_news = news  # not done: the clock of this change runs on
                 conflicts = conflicts + 1 if again else 0
                 if conflicts > _CONFLICTS:
                     raise ApiError(409, "somebody else keeps changing the slice")
             except Deposed:
+                self._last_pass = self.clock.monotonic()
                 continue
             except ApiError as error:
+                self._last_pass = self.clock.monotonic()
                 self._source_news = news
                 self._write_failures += 1
                 self._on_api("write", "write", error)
                 # News must not wait out the pause for a problem that they may have ended.
                 self._dirty.wait(backoff(self._write_failures, self.rng, base=0.05, cap=5.0))
                 continue
+            except Exception as error:
+                self._source_news = news
+                self._crashed(error, leading)
+                self.stop_event.wait(backoff(self._crashes, self.rng, base=0.05, cap=5.0))
+                continue
             if not again:
                 self._dirty.wait(_TICK)
+
+    def _turned(self, leading: bool) -> None:
+        """A pass came to its end. One that only followed does not excuse a leader's that did not."""
+        if self._crashes and (leading or not self._crashed_leading):
+            self._crashes, self._crashed_leading = 0, False
+            self.problems.set("internal", None)
+        if not self._crashes:
+            self._last_pass = self.clock.monotonic()
+
+    def _crashed(self, error: Exception, leading: bool) -> None:
+        """A pass ended in a bug. Say so, go on, and if it stays so let another replica lead; /healthz, which counts
+        good passes, then asks for a restart.
+        """
+        self._crashes += 1
+        self._crashed_leading |= leading
+        self.problems.set("internal", _bug("writer", error))
+        if leading and self._crashes >= _CRASHES and self.lock.abstain("an internal error"):
+            self.report.warning("released the lease, so that another replica may lead", state="abstains")
 
     def _pass(self, news: float | None = None) -> bool:
         """Look at everything and write what differs; whether to look again at once.
@@ -452,7 +506,7 @@ class Updater:
         # docstring.
         live = self.live.items()
         service = self._look_at_service()
-        planes = control_planes(self.source.items().values())
+        planes = [plane for plane in self._source_planes() if plane.family in self._families(service)]
         endpoints = [plane.endpoint for plane in planes]
         if self.settings.health_check:
             self.checker.follow(endpoints)
@@ -460,6 +514,7 @@ class Updater:
         wanted = plan(self.target, planes, health, _port_name(service))
         self._look_at_plan(wanted, health, endpoints)
         self._look_at_foreign(live, announce=True)
+        self._count()
         written = 0
         for name, body in desired(wanted, live, self.target, term).items():
             if name in live and not differs(live[name], body):
@@ -471,9 +526,30 @@ class Updater:
         self._on_api("write", "write", None)
         if written and news is not None:
             self.metrics.mirror_seconds.observe(self.clock.monotonic() - news)
-        if self.followers["kubernetes"].connected and wanted.slices:
-            self.metrics.synced()
+        # Only now that it is so.
+        self._count()
+        if wanted.slices:
+            self.announcer.addresses(
+                Addresses(frozenset(wanted.mirrored), frozenset(wanted.ready)), self._reasons
+            )
+            self._in_sync()
         return False
+
+    def _in_sync(self) -> None:
+        """The slices are right, if the news is good that this was judged by."""
+        if (
+            not self.contact.away
+            and self.followers["kubernetes"].connected
+            and self.followers["slices"].connected
+        ):
+            self.metrics.synced()
+
+    def _families(self, service: Object | None) -> frozenset[Family]:
+        """The address families that the Service has, else those that it should have, else both."""
+        spec = (service or {}).get("spec") or {}
+        addresses = spec.get("clusterIPs") or self.settings.vips
+        named = spec.get("ipFamilies") or ["IPv6" if ":" in address else "IPv4" for address in addresses]
+        return frozenset(family for family in FAMILIES if family in named) or frozenset(FAMILIES)
 
     def _begin_term(self, term: str) -> None:
         """A new leader's first look: at the API server, not at copies that may lag. Raises ApiError."""
@@ -499,19 +575,17 @@ class Updater:
                 self.problems.forget(key)  # the new leader's to tell
             with self._refused_lock:
                 self._refused.pop("write", None)
-            holder = self.lock.holder
-            why = (
-                f"{holder} does" if holder != self.settings.identity else "the lease was not renewed in time"
-            )
-            self.report.warning(f"no longer leading: {why}", holder=holder)
+            self.report.warning(f"no longer leading: {self.lock.why_lost}", holder=self.lock.holder)
         self.metrics.leader.set(0)
         live = self.live.items()
-        self._look_at_service()
+        service = self._look_at_service()
         self._look_at_foreign(live, announce=False)
-        planes = control_planes(item for name, item in live.items() if name in self.target.slice_names)
-        self._count([plane.endpoint for plane in planes], [plane.endpoint for plane in planes if plane.ready])
-        if planes and self.followers["kubernetes"].connected and self.followers["slices"].connected:
-            self.metrics.synced()
+        self._count()
+        families = self._families(service)
+        planes = [plane for plane in self._source_planes() if plane.family in families]
+        # Health is the leader's to judge; addresses and ports must be right.
+        if agrees(plan(self.target, planes, Verdict(), _port_name(service)), live, self.target):
+            self._in_sync()
 
     def _write_slice(self, name: str, body: Object, held: Object | None, term: str) -> bool:
         """One fenced write; False if the slice was not as it was believed to be and is now known better.
@@ -573,12 +647,13 @@ class Updater:
         return service
 
     def _look_at_plan(self, wanted: Plan, health: Verdict, endpoints: list[Endpoint]) -> None:
+        of_families = " of a family that the Service has" if not endpoints and self._source_planes() else ""
         self.problems.set(
             "no-source",
             None
             if wanted.slices
-            else f"the Service {SOURCE_NAMESPACE}/{SOURCE_SERVICE} has no address: the slices stay as they "
-            "are; look at the API servers' --endpoint-reconciler-type and their logs",
+            else f"the Service {SOURCE_NAMESPACE}/{SOURCE_SERVICE} has no address{of_families}: the slices stay as "
+            "they are; look at the API servers' --endpoint-reconciler-type and their logs",
         )
         self.problems.set(
             "other-port",
@@ -595,7 +670,6 @@ class Updater:
             if wanted.health_ignored
             else None,
         )
-        self._count(wanted.mirrored, wanted.ready)
         for endpoint in self._known - set(endpoints):
             self._reasons.pop(endpoint, None)
             self.metrics.forget_address(str(endpoint))
@@ -603,10 +677,6 @@ class Updater:
         if self.settings.health_check:
             for endpoint in endpoints:
                 self.metrics.healthy.labels(str(endpoint)).set(0 if endpoint in health.off else 1)
-        if wanted.slices:
-            self.announcer.addresses(
-                Addresses(frozenset(wanted.mirrored), frozenset(wanted.ready)), self._reasons
-            )
 
     def _look_at_foreign(self, live: dict[str, Object], *, announce: bool) -> None:
         found = foreign(live, self.target)
@@ -621,12 +691,24 @@ class Updater:
         if self.problems.set("foreign-slices", message, "gone") and message and announce:
             self.announcer.warn("ForeignEndpointSlice", message)
 
-    def _count(self, mirrored: Iterable[Endpoint], ready: Iterable[Endpoint]) -> None:
-        for metric, endpoints in ((self.metrics.mirrored, list(mirrored)), (self.metrics.ready, list(ready))):
-            for family in FAMILIES:
-                metric.labels(family).set(
-                    sum(endpoint.is_ipv6 == (family == "IPv6") for endpoint in endpoints)
-                )
+    def _count(self) -> None:
+        """Count what the slices say, not what they should."""
+        live = self.live.items()
+        planes = control_planes(item for name, item in live.items() if name in self.target.slice_names)
+        for family in FAMILIES:
+            members = [plane for plane in planes if plane.family == family]
+            self.metrics.mirrored.labels(family).set(len(members))
+            self.metrics.ready.labels(family).set(sum(plane.ready for plane in members))
+
+
+def _bug(where: str, error: Exception) -> str:
+    """An exception that nobody expected, in a line; where it came from is printed on demand."""
+    if os.environ.get("APIHA_DEBUG"):
+        import traceback
+
+        traceback.print_exception(type(error), error, error.__traceback__)
+    words = f"internal error in {where}: {type(error).__name__}: {error}"
+    return f"{words} (please report; APIHA_DEBUG=1 shows where)"
 
 
 def _port_name(service: Object | None) -> str | None:

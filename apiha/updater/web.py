@@ -70,7 +70,11 @@ def serve(listen: str, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Cal
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
             """Requests are not worth a line."""

@@ -98,6 +98,9 @@ def test_the_order_of_the_source_does_not_matter(space: Space, updater: Updater)
 def test_several_slices_and_both_families(space: Space, updater: Updater) -> None:
     """Source slices are merged, each family has a slice of its own, and one whose family goes is emptied."""
     space.set_source(["2001:db8::1", "2001:db8::2"], name="kubernetes-6", family="IPv6")
+    time.sleep(1.5)
+    assert space.mirror("apiserver-ipv6") is None  # the Service has IPv4 only
+    space.delete_service()  # then every family may be wanted
     space.wait_mirrored(["2001:db8::1", "2001:db8::2"], "apiserver-ipv6")
     assert space.mirror("apiserver-ipv6")["addressType"] == "IPv6"
     assert updater.metric("mirrored_addresses", family="IPv6") == 2
@@ -450,6 +453,10 @@ def test_settings_that_are_no_use_are_one_clear_line(cluster: Cluster) -> None:
         (["--kubeconfig", str(cluster.kubeconfig()), "--lease-duration", "5s"], "--lease-duration"),
         (["--kubeconfig", str(cluster.kubeconfig()), "--listen", "nonsense"], "--listen"),
         (["--kubeconfig", str(cluster.kubeconfig()), "--vip", "a.name"], "--vip"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--namespace", "Kube_System"], "--namespace"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--service", "a.b"], "--service"),
+        (["--kubeconfig", str(cluster.kubeconfig()), "--host", "no/name"], "--host"),
+        (["--kubeconfig", "/etc/passwd"], "/etc/passwd: not a kubeconfig: its contents are something else"),
     ):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
         done = subprocess.run(

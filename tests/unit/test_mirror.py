@@ -15,6 +15,7 @@ from apiha.updater.mirror import (
     LEADER_ANNOTATION,
     ControlPlane,
     Target,
+    agrees,
     control_planes,
     desired,
     differs,
@@ -318,3 +319,22 @@ def test_slices_of_others_are_told_by_name_and_maker() -> None:
         "b": {"metadata": {"name": "b"}},
     }
     assert foreign(live, TARGET) == {"apiserver-x": "someone", "b": "somebody unnamed"}
+
+
+def test_a_standby_judges_addresses_and_ports_and_not_health() -> None:
+    """Conditions and the leader's mark may differ; an address, the port or a label may not, nor a slice be absent."""
+    planes = [ControlPlane(Endpoint(f"192.0.2.{n}", 6443), ready=True, serving=True) for n in (1, 2)]
+    off = Verdict(off=frozenset({planes[0].endpoint}), alive=frozenset({planes[1].endpoint}))
+    live = desired(plan(TARGET, planes, off, "https"), {}, TARGET, "somebody/1")
+    assert live["apiserver"]["endpoints"][0]["conditions"]["ready"] is False
+    wanted = plan(TARGET, planes, Verdict(), "https")
+    assert agrees(wanted, live, TARGET)
+    assert not agrees(wanted, {}, TARGET)
+    assert not agrees(plan(TARGET, planes[:1], Verdict(), "https"), live, TARGET)
+    assert not agrees(plan(TARGET, planes, Verdict(), "api"), live, TARGET)
+    assert not agrees(plan(TARGET, [], Verdict(), "https"), live, TARGET)
+    unlabelled = {**live["apiserver"], "metadata": {"name": "apiserver"}}
+    assert not agrees(wanted, {"apiserver": unlabelled}, TARGET)
+    left = desired(plan(TARGET, planes, off, "https"), {}, TARGET, "somebody/1")["apiserver"]
+    left = {**left, "metadata": {**left["metadata"], "name": "apiserver-ipv6"}, "addressType": "IPv6"}
+    assert not agrees(wanted, {**live, "apiserver-ipv6": left}, TARGET)
