@@ -146,13 +146,8 @@ class Node:
 
     def _start_proxy(self, hosts: str) -> subprocess.Popen[Any]:
         """As in a host-network Pod: with a hosts file that never changes."""
-        # Not over the node's own file: the kernel takes away what is mounted over a file that is replaced.
-        self.host.etc = None
-        try:
-            with environment(HTTP2 if self.case.proxy_http2 else {}):
-                return self.cluster.start_kube_proxy(self.host, hosts)
-        finally:
-            self.host.etc = self.etc
+        with environment(HTTP2 if self.case.proxy_http2 else {}):
+            return self.cluster.start_kube_proxy(self.host, hosts)
 
     def close(self) -> None:
         """End both, and forget the Node."""

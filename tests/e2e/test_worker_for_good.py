@@ -100,13 +100,7 @@ class Site:
 
     def start_proxy(self) -> None:
         """Run kube-proxy as in a host-network Pod: with the hosts file of this moment, for ever."""
-        hosts, etc = self.hosts, self.worker.etc
-        # Not over the worker's own file: the kernel takes away what is mounted over a file that is replaced.
-        self.worker.etc = None
-        try:
-            self.proxy = self.cluster.start_kube_proxy(self.worker, hosts)
-        finally:
-            self.worker.etc = etc
+        self.proxy = self.cluster.start_kube_proxy(self.worker, self.hosts)
 
     @property
     def hosts(self) -> str:

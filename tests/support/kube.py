@@ -597,7 +597,14 @@ class Cluster:
             "--nodeport-addresses=127.0.0.0/8",
         ]
         name = f"kube-proxy-{worker.name}"
-        process = self._spawn(name, worker, command, hosts)
+        etc = worker.etc
+        if hosts is not None:
+            # Not over the worker's own file: the kernel takes away what is mounted over a file that is replaced.
+            worker.etc = None
+        try:
+            process = self._spawn(name, worker, command, hosts)
+        finally:
+            worker.etc = etc
 
         def synced() -> bool:
             url = "http://127.0.0.1:10256/healthz"
