@@ -40,6 +40,10 @@ _KUBECTL_TIMEOUT = 60.0  # seconds for one run: a login plugin may ask the user 
 _SERVER_ERROR = re.compile(
     r"Error from server \((?P<reason>\w+)\): (?:error when \w+ \"\S+\": )?(?P<text>.*)", re.DOTALL
 )
+# What kubectl says of a file that is no kubeconfig, or that lacks what it refers to.
+_NO_KUBECONFIG = re.compile(
+    r"error loading config file|context \"[^\"]*\" does not exist|invalid configuration: |Error in configuration: "
+)
 _INVALID = re.compile(r"The (?P<kind>\S+) \"(?P<name>[^\"]*)\" is invalid: (?P<text>.*)", re.DOTALL)
 
 
@@ -118,7 +122,7 @@ class Kubectl:
         self._command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else [])]
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """One run; raises ConfigError where kubectl is missing or hangs."""
+        """One run; raises ConfigError where kubectl is missing, NoControlPlane where it hangs."""
         try:
             return subprocess.run(
                 [*self._command, "--request-timeout=15s", *arguments],
@@ -138,7 +142,7 @@ class Kubectl:
             raise NoControlPlane(f"--dry-run: kubectl has no answer after {_KUBECTL_TIMEOUT:g} s") from None
 
     def get(self, path: str) -> Any:
-        """GET a path of the API; raises ApiError, or NoControlPlane if there is no API server to answer."""
+        """GET a path; raises ApiError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
         return json.loads(self._checked(self.run("get", "--raw", path)))
 
     def create(self, documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -164,6 +168,8 @@ class Kubectl:
             return process.stdout
         if error := parse_error(process.stderr):
             raise error
+        if _NO_KUBECONFIG.search(process.stderr):
+            raise ConfigError(f"--dry-run: kubectl: {_one_line(process.stderr)}")
         raise NoControlPlane(
             f"--dry-run: kubectl: {_one_line(process.stderr) or f'exit code {process.returncode}'}"
         )
@@ -224,6 +230,26 @@ def judge_service(live: Mapping[str, Any] | None, settings: Settings) -> list[Fi
     return findings
 
 
+def judge_binding(live: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> list[Finding]:
+    """Whether a RoleBinding that is there already is ours: applying would take the rights of others away."""
+    ours = {_subject(subject) for subject in wanted["subjects"]}
+    others = sorted({_subject(subject) for subject in (live or {}).get("subjects") or ()} - ours)
+    if not others:
+        return []
+    metadata = wanted["metadata"]
+    return [
+        failed(
+            f"RoleBinding {metadata['namespace']}/{metadata['name']} exists for {', '.join(others)}, who would lose "
+            "these rights: rename or delete it first"
+        )
+    ]
+
+
+def _subject(subject: Mapping[str, Any]) -> str:
+    namespace = f"{subject['namespace']}/" if subject.get("namespace") else ""
+    return f"{subject['kind']} {namespace}{subject['name']}"
+
+
 def judge_control_planes(endpoints: Sequence[Endpoint], settings: Settings) -> list[Finding]:
     """Whether the control planes can stand behind these VIPs, and beside them in a hosts file."""
     findings = []
@@ -273,11 +299,12 @@ def access_reviews(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     reviews: dict[str, dict[str, Any]] = {}
     for document in documents:
         group, _, _ = document["apiVersion"].rpartition("/")
+        namespace = document["metadata"].get("namespace")  # a Namespace is in none
         for verb in ("get", "create", "patch"):
             attributes = {
                 "group": group,
                 "resource": f"{document['kind'].lower()}s",
-                "namespace": document["metadata"]["namespace"],
+                **({} if namespace is None else {"namespace": namespace}),
                 "verb": verb,
                 # A POST does not name what it creates: RBAC cannot see a name either.
                 **({} if verb == "create" else {"name": document["metadata"]["name"]}),
@@ -297,7 +324,8 @@ def judge_access(answers: Iterable[Mapping[str, Any]]) -> list[Finding]:
         if answer.get("status", {}).get("allowed") is not True:
             attributes = answer["spec"]["resourceAttributes"]
             group = attributes.get("group")
-            what = f"{attributes['resource']}{f'.{group}' if group else ''} in {attributes['namespace']}"
+            where = f" in {attributes['namespace']}" if attributes.get("namespace") else ""
+            what = f"{attributes['resource']}{f'.{group}' if group else ''}{where}"
             verbs = lacking.setdefault(what, [])
             if attributes["verb"] not in verbs:
                 verbs.append(attributes["verb"])
@@ -331,8 +359,8 @@ def check(settings: Settings, manifests: str, kubectl: Kubectl) -> list[Finding]
     documents = [document for document in yaml.safe_load_all(manifests) if document]
     version = kubectl.get("/version")
     findings = [ok(f"the API server answers: Kubernetes {version.get('gitVersion', 'of unknown version')}")]
-    findings += _namespace(kubectl, settings)
-    usable = not any(finding.verdict is Verdict.FAILED for finding in findings)
+    exists, namespace_findings = _namespace(kubectl, settings)
+    findings += namespace_findings
     vip_findings = _vips(kubectl, settings)
     findings += vip_findings
     vips_fine = all(finding.verdict is not Verdict.FAILED for finding in vip_findings)
@@ -341,22 +369,42 @@ def check(settings: Settings, manifests: str, kubectl: Kubectl) -> list[Finding]
     findings += _certificates(kubectl, settings, endpoints)
     access = judge_access(kubectl.create(access_reviews(documents)))
     findings += access
-    if usable and access[0].verdict is Verdict.OK:
+    for document in documents:
+        if document["kind"] == "RoleBinding":
+            findings += judge_binding(_get_or_none(kubectl, _path_of_binding(document)), document)
+    if access[0].verdict is Verdict.OK and (exists or settings.create_namespace):
         # The Service's address has been judged in better words than the API server's.
         rest = [document for document in documents if vips_fine or document["kind"] != "Service"]
-        findings += _server_dry_run(kubectl, rest)
+        if not exists:  # the API server would refuse what goes into it
+            rest = [item for item in rest if item["metadata"].get("namespace") != settings.namespace]
+        findings += _server_dry_run(kubectl, rest, settings.namespace if not exists else None)
     return findings
 
 
-def _namespace(kubectl: Kubectl, settings: Settings) -> list[Finding]:
+def _path_of_binding(document: Mapping[str, Any]) -> str:
+    metadata = document["metadata"]
+    return (
+        f"/apis/{document['apiVersion']}/namespaces/{metadata['namespace']}/rolebindings/{metadata['name']}"
+    )
+
+
+def _namespace(kubectl: Kubectl, settings: Settings) -> tuple[bool, list[Finding]]:
+    """Whether the namespace exists, as far as it is to be seen, and what is to be said about it."""
     try:
         kubectl.get(f"/api/v1/namespaces/{settings.namespace}")
     except ApiError as error:
         if error.reason == "NotFound":
             namespace = settings.namespace
-            return [failed(f"namespace {namespace} does not exist: `kubectl create namespace {namespace}`")]
-        return [unknown(f"namespace {settings.namespace}: {error}")]
-    return []
+            if settings.create_namespace:
+                return False, [ok(f"namespace {namespace} does not exist yet, and is created")]
+            return False, [
+                failed(
+                    f"namespace {namespace} does not exist: `kubectl create namespace {namespace}`, "
+                    "or give --create-namespace"
+                )
+            ]
+        return True, [unknown(f"namespace {settings.namespace}: {error}")]
+    return True, []
 
 
 def _vips(kubectl: Kubectl, settings: Settings) -> list[Finding]:
@@ -441,11 +489,17 @@ def _certificates(kubectl: Kubectl, settings: Settings, endpoints: Sequence[Endp
     return [judge_certificate(result, settings.host) for result in probe_all(prober.probe, endpoints)]
 
 
-def _server_dry_run(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What else the API server has against an object: validation, escalation of rights, quota, admission webhooks."""
+def _server_dry_run(
+    kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], missing: str | None
+) -> list[Finding]:
+    """What else the API server has against an object: validation, escalation of rights, quota, admission webhooks.
+
+    `missing` is a namespace that does not exist yet, so that nothing in it could be asked about.
+    """
     findings = []
     for document in documents:
-        what = f"{document['kind']} {document['metadata']['namespace']}/{document['metadata']['name']}"
+        namespace = document["metadata"].get("namespace")
+        what = f"{document['kind']} {f'{namespace}/' if namespace else ''}{document['metadata']['name']}"
         try:
             kubectl.apply_dry_run(document)
         except ApiError as error:
@@ -455,4 +509,9 @@ def _server_dry_run(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]]) ->
             findings.append(failed(f"{what}: the API server would refuse it: {error}", code))
         except NoControlPlane as error:
             findings.append(failed(f"{what}: {error}", EXIT_NO_CONTROL_PLANE))
+    if missing is not None:
+        return [
+            *findings,
+            unknown(f"what goes into the namespace {missing}: the API server judges it once it exists"),
+        ]
     return findings or [ok("the API server would take every object as it is")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ SERVICE = "apiserver"
 # What the updater calls its slices: one holds addresses of one family only.
 SLICE_NAMES = {"IPv4": SERVICE, "IPv6": f"{SERVICE}-ipv6"}
 
+_NAMESPACE_FILE = "namespace.yaml"  # comes first, and only with --create-namespace
+# Every cluster has these, and nobody deletes them.
+ALWAYS_THERE = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
 _SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
 # In the order in which they are applied and deleted. The rights come before what they guard: once they are gone
 # the updater can no longer make anew what is deleted after them.
@@ -56,7 +60,7 @@ class Settings:
     """What the templates are filled with, checked by `checked_settings`.
 
     `vips` are one address, or one of each family, the Service's primary family first; `host` and `port` are what
-    kubeconfigs name.
+    kubeconfigs name. `create_namespace` adds the Namespace, unless every cluster has it.
     """
 
     image: str
@@ -64,6 +68,7 @@ class Settings:
     namespace: str = DEFAULT_NAMESPACE
     host: str = "apiserver.cluster.local"
     port: int = 6443
+    create_namespace: bool = False
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -76,7 +81,9 @@ def family_of(address: str) -> str:
     return "IPv6" if ":" in address else "IPv4"
 
 
-def checked_settings(image: str, vips: Iterable[str], namespace: str, host: str, port: int) -> Settings:
+def checked_settings(
+    image: str, vips: Iterable[str], namespace: str, host: str, port: int, *, create_namespace: bool = False
+) -> Settings:
     """The settings, addresses in canonical form; raises ConfigError for what no cluster can use.
 
     `host` and `port` have been checked by `apiha.config`.
@@ -100,7 +107,14 @@ def checked_settings(image: str, vips: Iterable[str], namespace: str, host: str,
             f"--image: {image[:300]!r} is no image reference; expected [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], such as "
             "registry.example.com/apiha:0.1.0"
         )
-    return Settings(image=image, vips=addresses, namespace=namespace, host=host, port=port)
+    return Settings(
+        image=image,
+        vips=addresses,
+        namespace=namespace,
+        host=host,
+        port=port,
+        create_namespace=create_namespace and namespace not in ALWAYS_THERE,
+    )
 
 
 def _vip(text: str) -> str:
@@ -134,6 +148,9 @@ def render(settings: Settings) -> dict[str, str]:
     """The manifests, file name to YAML text, in the order of application; the same for the same settings."""
     values: Mapping[str, object] = {
         "namespace": settings.namespace,
+        # In `default`, where the installations of all namespaces meet; 253 characters at most.
+        "source_role": f"apiserver-updater-source-{settings.namespace}",
+        "nodes_role": f"apiha-nodes-{settings.namespace}",
         "image": settings.image,
         "cluster_ip": settings.vips[0],
         "cluster_ips": settings.vips,
@@ -150,7 +167,7 @@ def render(settings: Settings) -> dict[str, str]:
         for family in sorted(settings.families)
     ]
     files = {}
-    for name in TEMPLATES:
+    for name in (*([_NAMESPACE_FILE] if settings.create_namespace else []), *TEMPLATES):
         template = Template(folder.joinpath(name).read_text(encoding="utf-8"))
         files[name] = one_stream(
             template.substitute(values) for values in (slices if name == _SLICES else [quoted])
@@ -175,14 +192,17 @@ def kustomization(files: Iterable[str]) -> str:
 def write_base(directory: Path, files: Mapping[str, str]) -> list[Path]:
     """Write the files and a kustomization.yaml into a folder, made if need be; returns their paths.
 
-    Raises ConfigError if the folder holds a kustomization.yaml of somebody else, or cannot be written.
+    Raises ConfigError if the folder holds files of somebody else under these names, or cannot be written.
     """
-    contents = {**files, KUSTOMIZATION: kustomization(files)}
+    # The kustomization.yaml first: what is written half is still known as ours.
+    contents = {KUSTOMIZATION: kustomization(files), **files}
     index = directory / KUSTOMIZATION
     try:
-        if index.exists() and not index.read_bytes().startswith(HEADER.encode()):
+        ours = index.exists() and index.read_bytes().startswith(HEADER.encode())
+        there = [directory / name for name in contents if os.path.lexists(directory / name)]
+        if there and not ours:
             raise ConfigError(
-                f"--output-dir: {index} was not written by apiha; expected a new folder, or a base of apiha's"
+                f"--output-dir: {there[0]} was not written by apiha; expected a new folder, or a base of apiha's"
             )
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():

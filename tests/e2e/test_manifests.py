@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,71 @@ def test_its_pods_pass_the_restricted_standard(cluster: Cluster) -> None:
                 time.sleep(0.2)
             assert {pod["spec"]["priorityClassName"] for pod in pods} == {"system-cluster-critical"}
             assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"apiserver-updater"}
+
+
+def test_two_installations_leave_each_other_their_rights(cluster: Cluster) -> None:
+    """A second one in another namespace takes nothing away, neither when it comes nor when it goes."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "second"}}
+    question = ["auth", "can-i", "watch", "endpointslices.discovery.k8s.io", "-n", "default", "--as"]
+
+    def may(user: str) -> bool:
+        return cluster.kubectl(*question, user).returncode == 0
+
+    def node_may() -> bool:
+        return cluster.api("GET", f"{SLICES}/kubernetes", user="system:node:worker-1")[0] == 200
+
+    def eventually(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def account(namespace: str) -> str:
+        return f"system:serviceaccount:{namespace}:apiserver-updater"
+
+    first = rendered(cluster)
+    second = rendered(cluster, "--vip", "10.96.0.101", "--namespace", "second")
+    with existing(cluster, namespace), applied(cluster, first):
+        with applied(cluster, second):
+            eventually(lambda: may(account("second")))
+            assert may(account("kube-system"))
+            assert checked(cluster)[:2] == (0, [])
+        eventually(lambda: not may(account("second")))
+        assert may(account("kube-system"))
+        assert node_may()
+
+
+def test_dry_run_finds_a_binding_of_somebody_else(cluster: Cluster) -> None:
+    """Applying would take the right away from who has it."""
+    binding = next(
+        document
+        for document in yaml.safe_load_all(rendered(cluster))
+        if document["kind"] == "RoleBinding" and "source" in document["metadata"]["name"]
+    )
+    binding["subjects"][0]["namespace"] = "other"
+    with existing(cluster, binding):
+        code, bad, _ = checked(cluster)
+    assert code == 5
+    assert len(bad) == 1
+    assert "exists for ServiceAccount other/apiserver-updater, who would lose these rights" in bad[0]
+
+
+def test_the_namespace_can_come_along_and_is_not_deleted_by_the_recipe(cluster: Cluster) -> None:
+    """With --create-namespace one `kubectl apply` makes all; the recipe without it deletes all but the namespace."""
+    flags = ("--vip", VIP, "--namespace", "made-here")
+    code, bad, good = checked(cluster, *flags, "--create-namespace")
+    assert (code, bad) == (0, [])
+    assert any("namespace made-here does not exist yet, and is created" in line for line in good)
+    try:
+        answer = cluster.kubectl("apply", "-f", "-", stdin=rendered(cluster, *flags, "--create-namespace"))
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert checked(cluster, *flags, "--create-namespace")[:2] == (0, [])
+        answer = cluster.kubectl("delete", "-f", "-", stdin=rendered(cluster, *flags))
+        assert answer.returncode == 0, answer.stderr
+        status, made = cluster.api("GET", "/api/v1/namespaces/made-here")
+        assert (status, made["status"]["phase"]) == (200, "Active")
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "namespace", "made-here")
 
 
 def test_deleting_the_manifests_removes_all(cluster: Cluster) -> None:
@@ -417,6 +482,8 @@ def test_dry_run_says_what_it_cannot_see(cluster: Cluster) -> None:
         ("server: https://10.0.0.11:9", 3, "refused"),
         ("server: https://10.0.0.11:6443", 3, "certificate"),  # without the cluster's CA
         (None, 5, "cannot read a kubeconfig"),
+        ("root:x:0:0:root:/root:/bin/bash\n", 5, "error loading config file"),
+        ("apiVersion: v1\nkind: Config\ncurrent-context: a\n", 5, "context was not found"),
     ],
 )
 def test_dry_run_without_an_api_server(
@@ -424,7 +491,9 @@ def test_dry_run_without_an_api_server(
 ) -> None:
     """No API server to ask is one line with kubectl's reason, and its own exit code."""
     file = tmp_path / "kubeconfig"
-    if kubeconfig is not None:
+    if kubeconfig is not None and not kubeconfig.startswith("server: "):
+        file.write_text(kubeconfig)  # none
+    elif kubeconfig is not None:
         file.write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: a\n"
             f"clusters: [{{name: a, cluster: {{{kubeconfig}}}}}]\n"

@@ -22,6 +22,7 @@ pytest.importorskip("kubernetes", reason="needs the updater's packages: pip inst
 QUIET = ("--no-health-check",)  # the addresses here are RFC 5737's, and answer nowhere
 THREE = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
 ACCOUNT = "apiserver-updater"
+SOURCE = f"{ACCOUNT}-source"
 Document = dict[str, Any]
 
 
@@ -55,10 +56,16 @@ def right_of(role: str, group: str, resource: str, verb: str) -> str:
     return f"{role} may {verb} {resource}{f'.{group}' if group else ''}"
 
 
+def role_of(document: Document) -> str:
+    """The name of a Role without the namespace of its installation."""
+    name: str = document["metadata"]["name"]
+    return SOURCE if name.startswith(SOURCE) else name
+
+
 def rights(documents: list[Document]) -> set[str]:
     """Every right that the updater's Roles give, a text for each."""
     return {
-        right_of(role["metadata"]["name"], group, resource, verb)
+        right_of(role_of(role), group, resource, verb)
         for role in documents
         if role["kind"] == "Role" and role["metadata"]["name"].startswith(ACCOUNT)
         for rule in role["rules"]
@@ -73,7 +80,7 @@ def without(documents: list[Document], right: str) -> list[Document]:
     reduced = copy.deepcopy(documents)
     for role in [document for document in reduced if document["kind"] == "Role"]:
         for rule in role["rules"]:
-            (group,), (resource,), name = rule["apiGroups"], rule["resources"], role["metadata"]["name"]
+            (group,), (resource,), name = rule["apiGroups"], rule["resources"], role_of(role)
             rule["verbs"] = [verb for verb in rule["verbs"] if right_of(name, group, resource, verb) != right]
         role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
     assert rights(documents) - rights(reduced) == {right}
@@ -111,7 +118,7 @@ def granted(space: Space) -> set[str]:
                 }
                 answer = space.api.ok("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
                 if answer["status"]["allowed"]:
-                    found.add(right_of(role["metadata"]["name"], group, resource, verb))
+                    found.add(right_of(role_of(role), group, resource, verb))
     return found
 
 
@@ -301,7 +308,7 @@ def _lease_status(status: int) -> Callable[[Space, Updater], object]:
     return lambda space, _: space.api("GET", f"{LEASES}/{space.namespace}/leases/{ACCOUNT}")[0] == status
 
 
-SOURCE, OWN = f"{ACCOUNT}-source", ACCOUNT
+OWN = ACCOUNT
 DISCOVERY, COORDINATION = "discovery.k8s.io", "coordination.k8s.io"
 LOSSES = [
     Loss(

@@ -243,3 +243,58 @@ def test_a_base_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_the_kustomization_is_yaml() -> None:
     """It parses, comment and all."""
     assert yaml.safe_load(kustomization(["a.yaml"]))["resources"] == ["a.yaml"]
+
+
+def test_a_folder_with_somebody_elses_manifest_is_left_as_it_is(tmp_path: Path) -> None:
+    """A deployment.yaml beside no kustomization.yaml of ours is not overwritten; other files are no hindrance."""
+    (tmp_path / "README").write_text("mine")
+    (tmp_path / "deployment.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"deployment\.yaml was not written by apiha"):
+        write_base(tmp_path, render(settings()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README", "deployment.yaml"]
+    assert (tmp_path / "deployment.yaml").read_text() == "mine"
+    (tmp_path / "deployment.yaml").unlink()
+    write_base(tmp_path, render(settings()))
+
+
+def test_installations_in_two_namespaces_share_no_object() -> None:
+    """Neither can take the other's rights away, by being applied or by being deleted; names stay within 253."""
+
+    def keys(namespace: str) -> set[tuple[str, str, str]]:
+        found = documents(settings(namespace=namespace))
+        return {(d["kind"], d["metadata"]["namespace"], d["metadata"]["name"]) for d in found}
+
+    longest = "n" * 63
+    assert not keys("kube-system") & keys(longest)
+    assert max(len(name) for _, _, name in keys(longest)) <= 253
+
+
+@pytest.mark.parametrize("namespace", ["infra", "default", "kube-system", "kube-public"])
+def test_the_namespace_is_made_only_when_asked_for(namespace: str) -> None:
+    """With the flag it comes first, so that one `kubectl apply` does; what every cluster has is never in there."""
+    assert not [d for d in documents(settings(namespace=namespace)) if d["kind"] == "Namespace"]
+    wanted = checked_settings(IMAGE, ["10.96.0.100"], namespace, HOST, 6443, create_namespace=True)
+    found = [(d["kind"], d["metadata"]["name"]) for d in documents(wanted)]
+    assert [item for item in found if item[0] == "Namespace"] == (
+        [("Namespace", "infra")] if namespace == "infra" else []
+    )
+    if namespace == "infra":
+        assert found[0] == ("Namespace", "infra")
+
+
+def test_the_pods_keep_away_from_control_planes_but_may_run_there() -> None:
+    """Losing a control plane should not mean losing the leader; a cluster of control planes only gets both."""
+    spec = only("Deployment", settings())["spec"]["template"]["spec"]
+    assert list(spec["affinity"]) == ["nodeAffinity"]
+    ((policy, (wish,)),) = spec["affinity"]["nodeAffinity"].items()
+    assert policy == "preferredDuringSchedulingIgnoredDuringExecution"
+    key = "node-role.kubernetes.io/control-plane"
+    assert wish["preference"]["matchExpressions"] == [{"key": key, "operator": "DoesNotExist"}]
+    assert {"key": key, "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+
+
+def test_the_pod_knows_its_name() -> None:
+    """The updater's name in the Lease begins with it."""
+    (container,) = only("Deployment", settings())["spec"]["template"]["spec"]["containers"]
+    name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}
+    assert container["env"] == [name]

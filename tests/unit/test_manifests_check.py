@@ -15,6 +15,7 @@ from apiha.manifests.check import (
     exit_code,
     failed,
     judge_access,
+    judge_binding,
     judge_certificate,
     judge_control_planes,
     judge_service,
@@ -129,6 +130,40 @@ def review(verb: str, allowed: bool | None) -> dict[str, Any]:
         "spec": {"resourceAttributes": attributes},
         "status": {} if allowed is None else {"allowed": allowed},
     }
+
+
+BINDING = {
+    "metadata": {"namespace": "default", "name": "apiserver-updater-source-infra"},
+    "subjects": [{"kind": "ServiceAccount", "namespace": "infra", "name": "apiserver-updater"}],
+}
+
+
+@pytest.mark.parametrize(
+    "live",
+    [None, {}, {"subjects": None}, {"subjects": BINDING["subjects"]}],
+)
+def test_a_binding_that_is_ours_or_nobodys(live: dict[str, Any] | None) -> None:
+    """Nothing to say where nobody would lose a right."""
+    assert judge_binding(live, BINDING) == []
+
+
+def test_a_binding_of_somebody_else() -> None:
+    """Applying would take the rights of those who have them."""
+    others = [
+        {"kind": "ServiceAccount", "namespace": "other", "name": "apiserver-updater"},
+        {"kind": "User", "name": "x"},
+    ]
+    (finding,) = judge_binding({"subjects": others}, BINDING)
+    assert finding.verdict is Verdict.FAILED
+    assert "exists for ServiceAccount other/apiserver-updater, User x, who would lose" in finding.text
+
+
+def test_the_right_to_make_a_namespace_is_asked_for_in_none() -> None:
+    """A Namespace is in no namespace; its lacking right is named without one."""
+    asked = access_reviews([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "infra"}}])
+    assert all("namespace" not in item["spec"]["resourceAttributes"] for item in asked)
+    (finding,) = judge_access([{**item, "status": {}} for item in asked])
+    assert "you may not get, create, patch namespaces: apply with" in finding.text
 
 
 def test_lacking_rights_are_one_line_for_each_resource() -> None:

@@ -47,6 +47,24 @@ def test_settings_come_from_flags_and_the_environment() -> None:
     assert run(*own, "--vip", "10.96.0.7", **{**environment, "APIHA_VIP": "10.96.0.8"}).stdout == wanted
 
 
+def test_the_namespace_comes_with_a_flag() -> None:
+    """Without it there is none in the output, so that `kubectl delete` leaves the namespace alone."""
+    arguments = ["manifests", "--vip", "10.96.0.100", "--image", IMAGE, "--namespace", "infra"]
+    assert "kind: Namespace\n" not in run(*arguments).stdout
+    made = run(*arguments, "--create-namespace").stdout
+    assert "kind: Namespace\n" in made.split("---\n")[0]
+    assert made.endswith(expected("10.96.0.100", namespace="infra"))
+
+
+def test_somebody_elses_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    """--output-dir into a folder that has such a file already."""
+    (tmp_path / "service.yaml").write_text("mine")
+    answer = run("manifests", "--vip", "10.96.0.100", "--image", IMAGE, "--output-dir", str(tmp_path))
+    assert (answer.returncode, answer.stdout, len(answer.stderr.splitlines())) == (5, "", 1)
+    assert "service.yaml was not written by apiha" in answer.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["service.yaml"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
