@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ pytest.importorskip("kubernetes", reason="needs the updater's packages: pip inst
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 from apiha.updater import web
-from apiha.updater.election import check_timing
+from apiha.updater.election import Lock, check_timing
 from apiha.updater.events import Addresses, Announcer, describe
 from apiha.updater.kube import ApiError, bearer, load_configuration
 from apiha.updater.metrics import Metrics
@@ -809,3 +811,63 @@ def test_names_that_are_none_are_refused(setting: dict[str, str], flag: str) -> 
     values: dict[str, Any] = dict(setting)
     with pytest.raises(ConfigError, match=flag):
         Settings(**values).checked()
+
+
+def test_a_lock_says_why_it_was_lost_and_abstains() -> None:
+    """Another holder, an emptied Lease and a late renewal are told apart; who abstains does not ask for the Lease."""
+    from kubernetes import client
+
+    now = [0.0]
+    lock = Lock(client.ApiClient(), "l", "n", "me", lease_duration=15, renew_deadline=10, now=lambda: now[0])
+    for holder, why in (("other", "other does"), (None, "somebody emptied the Lease")):
+        lock._held(0.0)
+        lock._observe(client.V1LeaseSpec(holder_identity=holder))
+        assert lock.term is None
+        assert lock.why_lost == why
+    lock._held(0.0)
+    lock.lose()
+    assert lock.why_lost == "the lease was not renewed in time"
+
+    lease = client.V1Lease(spec=client.V1LeaseSpec(holder_identity="me"))
+    written: list[Any] = []
+
+    class Api:
+        def read_namespaced_lease(self, *_: object) -> Any:
+            return lease
+
+        def replace_namespaced_lease(self, **arguments: Any) -> None:
+            written.append(arguments["body"].spec.holder_identity)
+
+    api: Any = Api()
+    lock.api_instance = api
+    lock._held(0.0)
+    assert lock.abstain("a bug")
+    assert written == [None]
+    assert lock.why_lost == "a bug"
+    record: Any = None
+    lock._observe(lease.spec)
+    assert not lock.update("l", "n", record)
+    assert not lock.create("l", "n", record)
+    now[0] = 15.0
+    assert not lock.abstaining
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("kubernetes", 5, "needs `pip install apiha[updater]`"),
+        ("prometheus_client", 5, "needs `pip install apiha[updater]`"),
+        ("apiha.updater.mirror", 1, "apiha.updater.mirror"),
+    ],
+)
+def test_a_missing_extra_is_named_and_a_broken_installation_is_not_taken_for_one(
+    module: str, code: int, words: str
+) -> None:
+    """What is missing of the extra is pip's to know; a module of our own is another matter."""
+    script = f"import sys; sys.modules[{module!r}] = None; from apiha.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "updater"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert words in done.stderr
+    assert done.returncode == code
+    assert ("pip install" in done.stderr) == (code == 5)
