@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ pytest.importorskip("kubernetes", reason="needs the updater's packages: pip inst
 
 QUIET = ("--no-health-check",)  # the addresses here are RFC 5737's, and answer nowhere
 THREE = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+VIPS = ["10.96.0.100", "fd00:96::64"]
 ACCOUNT = "apiserver-updater"
 SOURCE = f"{ACCOUNT}-source"
 Document = dict[str, Any]
@@ -28,9 +30,10 @@ Document = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One API server that leaves the `kubernetes` endpoints to the tests."""
+    """One dual-stack API server that leaves the `kubernetes` endpoints to the tests."""
     require_assets("kubectl")
-    with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as running:
+    flags = ["--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112"]
+    with Cluster(n=1, netns=False, apiserver_args=flags) as running:
         yield running
 
 
@@ -47,7 +50,7 @@ def space(cluster: Cluster) -> Iterator[Space]:
 
 def manifests(namespace: str) -> list[Document]:
     """Everything but the Deployment, which the test stands in for."""
-    settings = checked_settings("apiha:1", ["10.96.0.100"], namespace, "apiserver.cluster.local", 6443)
+    settings = checked_settings("apiha:1", VIPS, namespace, "apiserver.cluster.local", 6443)
     documents = yaml.safe_load_all(one_stream(render(settings).values()))
     return [document for document in documents if document["kind"] != "Deployment"]
 
@@ -162,6 +165,26 @@ def test_the_roles_are_enough(space: Space) -> None:
         assert updater.terminate() == 0
         assert updater.said("released the lease")
         assert not updater.said("not permitted")
+
+
+def test_what_is_deleted_stays_deleted_beside_a_live_updater(space: Space) -> None:
+    """`kubectl delete` takes the rights first: an updater that still runs makes neither slice nor Lease anew."""
+    documents = manifests(space.namespace)
+    apply(space, documents)
+    with Updater(space.cluster, space.namespace, *QUIET, kubeconfig=account(space)) as updater:
+        space.wait_mirrored(THREE)
+        updater.wait_leading()
+        text = "---\n".join(json.dumps(document) + "\n" for document in documents)
+        answer = space.cluster.kubectl("delete", "-f", "-", stdin=text)
+        assert answer.returncode == 0, answer.stderr
+        space.set_source(THREE[:2])  # something to write
+        updater.wait_said("not permitted")
+        until = time.monotonic() + 5  # more than two of its retry periods
+        while time.monotonic() < until:
+            assert space.list(SLICES, space.namespace) == []
+            assert space.list(LEASES, space.namespace, kind="leases") == []
+            assert updater.process.poll() is None
+            time.sleep(0.1)
 
 
 def test_the_account_may_touch_nothing_else(space: Space) -> None:
