@@ -17,8 +17,8 @@ import zipimport
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from importlib.abc import Traversable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from apiha import atomic
 from apiha.bootstrap import report_change
@@ -26,6 +26,9 @@ from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.hosts import HostsFile
 from apiha.log import Reporter
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable  # moves to importlib.resources.abc, which Python 3.10 does not have
 
 UNITS = (
     "apiha-bootstrap.service",
