@@ -64,27 +64,29 @@ class Node:
         """All control planes this node knows, in its order of trial: those learned from the cluster, then the
         configured ones that the cluster does not name (it may have lost them, or they are its last way back).
         """
-        learned = self._learned()
-        unknown = [endpoint for endpoint in self.config.control_plane if endpoint not in learned]
-        return trial_order(self.name, learned) + trial_order(self.name, unknown)
+        learned, unknown = self._known()
+        return learned + unknown
 
-    def behind_vip(self, block: tuple[str, ...]) -> tuple[Endpoint, ...]:
-        """The fallbacks of a block that says VIP first: as `candidates`, but each group in the order that `block` has,
-        where the pinned one comes first and those found dead come last.
+    def vip_first(self, vip: Endpoint, block: tuple[str, ...]) -> tuple[str, ...]:
+        """The addresses of a block that says VIP first. After it the groups of `candidates`, each in the order that
+        `block` has now, where the pinned one comes first and those found dead come last.
         """
-        learned = self._learned()
         place = {address: index for index, address in enumerate(block)}
 
-        def rank(endpoint: Endpoint) -> tuple[bool, int]:
-            return bool(learned) and endpoint not in learned, place.get(endpoint.address, len(place))
+        def rank(endpoint: Endpoint) -> int:
+            return place.get(endpoint.address, len(place))
 
-        return tuple(sorted(self.candidates(), key=rank))
+        rest = [endpoint for group in self._known() for endpoint in sorted(group, key=rank)]
+        return addresses_for_block(vip.address, rest, fallbacks=self.config.fallbacks)
 
-    def _learned(self) -> tuple[Endpoint, ...]:
+    def _known(self) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
+        """The learned control planes and the configured ones that are not among them, each in the order of trial."""
         # A hosts file carries no port: where API servers listen on another one than clients dial (behind a VIP that
         # translates), their addresses are of no use in it, unless the configuration itself names such a port.
         ports = {self.config.port, *(endpoint.port for endpoint in self.config.control_plane)}
-        return tuple(endpoint for endpoint in load_learned(self.state_dir) if endpoint.port in ports)
+        learned = [endpoint for endpoint in load_learned(self.state_dir) if endpoint.port in ports]
+        unknown = [endpoint for endpoint in self.config.control_plane if endpoint not in learned]
+        return trial_order(self.name, learned), trial_order(self.name, unknown)
 
 
 def find_live(
@@ -219,13 +221,9 @@ def _block_addresses(node: Node) -> tuple[str, ...]:
 def swap(node: Node) -> tuple[str, ...]:
     """Point the name at the VIP, the control planes after it; returns the addresses of the block."""
     vip = require_vip(node.config)
-    addresses = _behind(vip, node, _block_addresses(node))
+    addresses = node.vip_first(vip, _block_addresses(node))
     _write(node, addresses, f"swapped {node.config.host} to the VIP {vip}")
     return addresses
-
-
-def _behind(vip: Endpoint, node: Node, block: tuple[str, ...]) -> tuple[str, ...]:
-    return addresses_for_block(vip.address, node.behind_vip(block), fallbacks=node.config.fallbacks)
 
 
 class _Seldom:
@@ -363,7 +361,7 @@ def reconcile(node: Node) -> tuple[str, ...]:
         swapped = block[:1] == (vip.address,)
         verdict = vip_answers(lambda: prober.probe(vip), swapped=swapped, pause=node.clock.sleep)
         if verdict.health.usable:
-            addresses = _behind(vip, node, block)
+            addresses = node.vip_first(vip, block)
             _write(node, addresses, f"the VIP {vip} answers; {node.config.host} points at it")
             learn(node, vip)
             return addresses
