@@ -33,7 +33,7 @@ from tests.bench.table import table
 from tests.support import netns
 from tests.support.kube import HOST, Cluster, HarnessError, assets_directory
 from tests.support.netns import Host
-from tests.support.updater import ROOT, VIP, Api, Updater, wait_for
+from tests.support.updater import ROOT, VIP, Api, Updater, manifests, wait_for
 
 HTTP2 = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "5", "HTTP2_PING_TIMEOUT_SECONDS": "3"}
 RENEWAL = 10.0  # s between two renewals of a Lease: a quarter of the 40 s that it lasts (kubelet's defaults)
@@ -325,18 +325,7 @@ def measure(cluster: Cluster, cases: dict[str, Case], limit: float) -> dict[str,
     """Every case in turn on a node of its own; no run is begun when `limit` seconds have gone by."""
     assert cluster.network is not None
     place = cluster.network.add_host("updater", "10.0.0.31")
-    command = [
-        sys.executable,
-        "-m",
-        "apiha",
-        "manifests",
-        "--vip",
-        VIP,
-        "--image",
-        "registry.example/apiha:1",
-    ]
-    manifests = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    applied = cluster.kubectl("apply", "-f", "-", stdin=manifests)
+    applied = cluster.kubectl("apply", "-f", "-", stdin=manifests())
     if applied.returncode != 0:
         raise RuntimeError(applied.stderr)
     deadline = time.monotonic() + limit

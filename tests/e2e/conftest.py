@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.kube import Cluster
+from tests.support.updater import Api, Space
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +16,16 @@ def kube_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three control planes in network namespaces. A test that breaks one puts it right again."""
     with Cluster(n=3, directory=tmp_path_factory.mktemp("kube")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def space(cluster: Cluster) -> Iterator[Space]:
+    """A fresh namespace with the Service in it, on the module's own `cluster`."""
+    api = Api(cluster)
+    space = Space(cluster, api)
+    space.make_service()
+    yield space
+    api.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -31,16 +31,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def space(cluster: Cluster) -> Iterator[Space]:
-    """A fresh namespace with the Service in it."""
-    api = Api(cluster)
-    space = Space(cluster, api)
-    space.make_service()
-    yield space
-    api.close()
-
-
 class History:
     """Every version of the mirrored slice that the API server ever had, by a watch of its own."""
 

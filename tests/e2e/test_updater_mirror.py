@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.kube import Cluster
 from tests.support.netns import missing
-from tests.support.updater import ROOT, SLICES, VIP, Api, Space, Updater, addresses_of, wait_for
+from tests.support.updater import ROOT, SLICES, VIP, Space, Updater, addresses_of, wait_for
 
 pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
 
@@ -29,16 +29,6 @@ def cluster() -> Iterator[Cluster]:
         n=1, netns=False, ip_sans=True, apiserver_args=["--endpoint-reconciler-type=none"]
     ) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def space(cluster: Cluster) -> Iterator[Space]:
-    """A fresh namespace with the Service in it."""
-    api = Api(cluster)
-    space = Space(cluster, api)
-    space.make_service()
-    yield space
-    api.close()
 
 
 @pytest.fixture

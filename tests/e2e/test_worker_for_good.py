@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.kube import HOST, PORT, Cluster, assets_directory, require_assets
 from tests.support.netns import Host, requires_root
-from tests.support.updater import ROOT, VIP, Updater, wait_for
+from tests.support.updater import VIP, Updater, manifests, wait_for
 
 pytestmark = [requires_root, pytest.mark.timeout(600)]
 pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
@@ -29,21 +29,6 @@ pytest.importorskip("kubernetes", reason="needs the updater's packages: pip inst
 NAMESPACE, ACCOUNT = "kube-system", "apiserver-updater"
 FOLLOW = 5.0  # s from a cut to the rules without the address: what the project promises
 HTTP2 = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "5", "HTTP2_PING_TIMEOUT_SECONDS": "3"}
-
-
-def manifests() -> str:
-    """What `apiha manifests` prints."""
-    command = [
-        sys.executable,
-        "-m",
-        "apiha",
-        "manifests",
-        "--vip",
-        VIP,
-        "--image",
-        "registry.example/apiha:1",
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
 class Site:

@@ -44,6 +44,21 @@ def wait_for(what: str, condition: Callable[[], T], limit: float = 30.0, pause: 
         time.sleep(pause)
 
 
+def manifests() -> str:
+    """What `apiha manifests` prints for the VIP."""
+    command = [
+        sys.executable,
+        "-m",
+        "apiha",
+        "manifests",
+        "--vip",
+        VIP,
+        "--image",
+        "registry.example/apiha:1",
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
 class Api:
     """A client that keeps its connections, for tests that make many requests; as the cluster's admin."""
 
