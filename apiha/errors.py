@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-EXIT_OK = 0
-EXIT_INTERNAL = 1
-EXIT_USAGE = 2  # click's own code for a wrong command line
-EXIT_NO_CONTROL_PLANE = 3
-EXIT_VIP_TIMEOUT = 4
-EXIT_CONFIG = 5
-EXIT_NOT_PERMITTED = 6
-EXIT_CONFLICT = 7
-EXIT_HOSTS_FILE = 8
-EXIT_PROBLEMS = 9  # `apiha status` found something wrong
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process ends with. The help text and docs/cli.md are rendered from, and checked against, this table."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """A member whose `meaning` is a few words for people."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "done"
+    INTERNAL = 1, "internal error"
+    USAGE = 2, "wrong command line"  # click's own code for it
+    NO_CONTROL_PLANE = 3, "no live control plane"
+    VIP_TIMEOUT = 4, "the VIP did not answer in time"
+    CONFIG = 5, "bad configuration"
+    NOT_PERMITTED = 6, "not permitted (not root?)"
+    CONFLICT = 7, "another line names the host"
+    HOSTS_FILE = 8, "hosts file not writable"
+    PROBLEMS = 9, "`status` found a problem"
+    INTERRUPTED = 130, "interrupted"  # 128 + SIGINT, as shells report it
 
 
 class ApihaError(Exception):
     """An error that a user can act on: its message is one line saying what, where, and what to do instead."""
 
-    exit_code = EXIT_INTERNAL
+    exit_code = ExitCode.INTERNAL
 
 
 class NoControlPlane(ApihaError):
     """No control plane proved itself alive and genuine."""
 
-    exit_code = EXIT_NO_CONTROL_PLANE
+    exit_code = ExitCode.NO_CONTROL_PLANE
 
 
 class VipTimeout(ApihaError):
     """The VIP did not prove itself within the time limit."""
 
-    exit_code = EXIT_VIP_TIMEOUT
+    exit_code = ExitCode.VIP_TIMEOUT
 
 
 class ConfigError(ApihaError):
     """A setting, or a file that a setting names, is not usable."""
 
-    exit_code = EXIT_CONFIG
+    exit_code = ExitCode.CONFIG
 
 
 class NotPermitted(ApihaError):
     """The process lacks the rights for what was asked."""
 
-    exit_code = EXIT_NOT_PERMITTED
+    exit_code = ExitCode.NOT_PERMITTED
 
 
 class HostsConflict(ApihaError):
     """A line outside apiha's block names the same host, and `on_conflict` is `refuse`."""
 
-    exit_code = EXIT_CONFLICT
+    exit_code = ExitCode.CONFLICT
 
 
 class HostsFileError(ApihaError):
     """The hosts file could not be read or written (disk full, read-only, locked by another run)."""
 
-    exit_code = EXIT_HOSTS_FILE
+    exit_code = ExitCode.HOSTS_FILE

@@ -8,25 +8,24 @@ Genuine comes first: the connection goes to the IP, but SNI (RFC 6066) and the v
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apiha import __version__
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
-from apiha.kubeconfig import load_ca
+from apiha.trust import load_ca, make_ssl_context, ssl_words
 
 if TYPE_CHECKING:
     import httpx
@@ -36,7 +35,6 @@ _LONGEST_BODY = 2048  # bytes of an unhappy answer worth quoting; a hostile serv
 # OpenSSL's x509_vfy.h; Python's ssl has no names for these.
 _X509_V_ERR_CERT_NOT_YET_VALID = 9
 _X509_V_ERR_CERT_HAS_EXPIRED = 10
-_X509_V_FLAG_NO_CHECK_TIME = 0x200000
 
 
 class Health(str, Enum):
@@ -80,52 +78,6 @@ class ProbeResult:
     detail: str = ""
     server_time: datetime | None = None
     clock_problem: bool = False
-
-
-def make_ssl_context(
-    ca_pem: str | None,
-    *,
-    client_cert: Path | None = None,
-    client_key: Path | None = None,
-    insecure: bool = False,
-    ignore_validity_period: bool = False,
-) -> ssl.SSLContext:
-    """A TLS client context that trusts exactly the given CA, by the rules that kubelet (Go's crypto/x509) follows.
-
-    Like Go it takes any given certificate as an anchor, and does not insist on the extensions that
-    VERIFY_X509_STRICT (Python's default since 3.13) wants of old CAs, and reads names from the SAN only.
-    Raises ValueError for a CA, certificate or key that does not load.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # check_hostname and CERT_REQUIRED are on
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.hostname_checks_common_name = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if ignore_validity_period:
-        context.verify_flags |= _X509_V_FLAG_NO_CHECK_TIME
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        try:
-            context.load_verify_locations(cadata=ca_pem or "")
-        except (ssl.SSLError, ValueError):
-            raise ValueError(
-                "holds no usable CA certificate; expected the cluster's CA as PEM text"
-            ) from None
-    if client_cert is not None:
-        try:
-            # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
-            context.load_cert_chain(client_cert, client_key, password=lambda: "")
-        except OSError as error:  # ssl.SSLError is one
-            raise ValueError(
-                f"client certificate {client_cert} does not load ({_ssl_words(error)})"
-            ) from None
-    return context
-
-
-def _ssl_words(error: BaseException) -> str:
-    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", str(words)).replace("_", " ").lower()
 
 
 class Prober:
@@ -335,7 +287,7 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
                 endpoint, Health.TIMEOUT, detail="no answer in time (packets dropped, or a server that hangs)"
             )
         if isinstance(cause, ssl.SSLError):
-            return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {_ssl_words(cause)}")
+            return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {ssl_words(cause)}")
         if isinstance(cause, ConnectionRefusedError):
             return ProbeResult(endpoint, Health.REFUSED, detail="connection refused: nothing listens there")
         if isinstance(cause, (ConnectionError, EOFError)):
@@ -379,3 +331,16 @@ def probe_all(probe: Callable[[Endpoint], ProbeResult], endpoints: Sequence[Endp
     for thread in threads:
         thread.join()
     return [results[endpoint] for endpoint in endpoints]
+
+
+def trial_order(node_name: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """The order in which this node tries the control planes: rendezvous hashing (Thaler and Ravishankar, 1998).
+
+    Every node gets an order of its own that spreads nodes evenly; an address that comes or goes leaves the order
+    of the others as it was.
+    """
+
+    def weight(endpoint: Endpoint) -> bytes:
+        return hashlib.sha256(f"{node_name}\0{endpoint}".encode()).digest()
+
+    return tuple(sorted(set(endpoints), key=lambda e: (weight(e), e)))

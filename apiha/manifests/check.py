@@ -19,20 +19,13 @@ from typing import Any
 
 import yaml
 
-from apiha.cluster import NotLearned, parse_slices
 from apiha.config import read_text
 from apiha.endpoint import Endpoint
-from apiha.errors import (
-    EXIT_CONFIG,
-    EXIT_NO_CONTROL_PLANE,
-    EXIT_NOT_PERMITTED,
-    EXIT_OK,
-    EXIT_PROBLEMS,
-    ConfigError,
-    NoControlPlane,
-)
+from apiha.errors import ConfigError, ExitCode, NoControlPlane
 from apiha.manifests.render import SERVICE, Settings, family_of
-from apiha.probe import Health, Prober, ProbeResult, make_ssl_context, probe_all
+from apiha.probe import Health, Prober, ProbeResult, probe_all
+from apiha.slices import ready_endpoints, slices_of_list
+from apiha.trust import make_ssl_context
 
 _PROBE_TIMEOUT = 3.0  # seconds
 _KUBECTL_TIMEOUT = 60.0  # seconds for one run: a login plugin may ask the user something
@@ -61,7 +54,7 @@ class Finding:
 
     verdict: Verdict
     text: str
-    exit_code: int = EXIT_OK
+    exit_code: int = ExitCode.OK
 
     def __str__(self) -> str:
         return f"{self.verdict.value:<8} {' '.join(self.text.split())}"
@@ -72,7 +65,7 @@ def ok(text: str) -> Finding:
     return Finding(Verdict.OK, text)
 
 
-def failed(text: str, exit_code: int = EXIT_CONFIG) -> Finding:
+def failed(text: str, exit_code: int = ExitCode.CONFIG) -> Finding:
     """A check that found what would not work."""
     return Finding(Verdict.FAILED, text, exit_code)
 
@@ -85,7 +78,7 @@ def unknown(text: str) -> Finding:
 def exit_code(findings: Iterable[Finding]) -> int:
     """0 if no check failed; the failures' code if all have the same; else 9, several problems."""
     codes = {finding.exit_code for finding in findings if finding.verdict is Verdict.FAILED}
-    return EXIT_PROBLEMS if len(codes) > 1 else next(iter(codes), EXIT_OK)
+    return ExitCode.PROBLEMS if len(codes) > 1 else next(iter(codes), ExitCode.OK)
 
 
 # ------------------------------------------------------------------------------------------------------ kubectl
@@ -334,7 +327,7 @@ def judge_access(answers: Iterable[Mapping[str, Any]]) -> list[Finding]:
     return [
         failed(
             f"you may not {', '.join(verbs)} {what}: apply with a kubeconfig that may, such as kubeadm's admin.conf",
-            EXIT_NOT_PERMITTED,
+            ExitCode.NOT_PERMITTED,
         )
         for what, verbs in lacking.items()
     ]
@@ -467,13 +460,12 @@ def _control_planes(kubectl: Kubectl) -> tuple[list[Endpoint], list[Finding]]:
     path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
     try:
         listing = kubectl.get(f"{path}?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes")
-        return list(parse_slices(listing)), []
-    except (ApiError, NotLearned) as error:
-        return [], [
-            unknown(
-                f"the control planes are not to be seen in the EndpointSlices of default/kubernetes: {error}"
-            )
-        ]
+    except ApiError as error:
+        return [], [unknown(f"the EndpointSlices of default/kubernetes cannot be read: {error}")]
+    found = list(ready_endpoints(slices_of_list(listing)))
+    if not found:
+        return [], [unknown("the EndpointSlices of default/kubernetes name no ready control plane")]
+    return found, []
 
 
 def _certificates(kubectl: Kubectl, settings: Settings, endpoints: Sequence[Endpoint]) -> list[Finding]:
@@ -505,10 +497,10 @@ def _server_dry_run(
         except ApiError as error:
             if document["kind"] == "RoleBinding" and error.reason == "NotFound":
                 continue  # its Role, which a dry run does not leave behind
-            code = EXIT_NOT_PERMITTED if error.reason == "Forbidden" else EXIT_CONFIG
+            code = ExitCode.NOT_PERMITTED if error.reason == "Forbidden" else ExitCode.CONFIG
             findings.append(failed(f"{what}: the API server would refuse it: {error}", code))
         except NoControlPlane as error:
-            findings.append(failed(f"{what}: {error}", EXIT_NO_CONTROL_PLANE))
+            findings.append(failed(f"{what}: {error}", ExitCode.NO_CONTROL_PLANE))
     if missing is not None:
         return [
             *findings,

@@ -12,8 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
-from apiha.choice import backoff
-from apiha.clock import Clock
+from apiha.clock import Clock, backoff
 from apiha.updater.kube import ApiError, Object
 
 GONE = 410

@@ -36,11 +36,10 @@ from kubernetes import watch as _watch
 from kubernetes.client.exceptions import ApiException
 
 from apiha import __version__
-from apiha.choice import trial_order
 from apiha.clock import Clock
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
-from apiha.probe import Prober, ProbeResult
+from apiha.probe import Prober, ProbeResult, trial_order
 
 Object = dict[str, Any]
 # The generated parts of the client are typed, the parts written by hand are not.

@@ -6,41 +6,19 @@ https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-s
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from apiha.endpoint import Endpoint, parse_ip, parse_port
+from apiha.endpoint import Endpoint
+from apiha.slices import FAMILIES, ControlPlane, Family, Slice, control_planes
 from apiha.updater.health import Verdict
-
-Family = Literal["IPv4", "IPv6"]
-FAMILIES: tuple[Family, ...] = ("IPv4", "IPv6")
-Slice = Mapping[str, Any]
 
 SERVICE_LABEL = "kubernetes.io/service-name"  # KEP-752: how a slice says whose it is
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"  # KEP-752: keeps other controllers' hands off it
 MANAGED_BY = "apiserver-updater.apiha"
 LEADER_ANNOTATION = "apiserver-updater.apiha/leader"
-SOURCE_PORT_NAME = "https"  # the API servers' own name for it: k8s.io/kubernetes/pkg/controlplane
-
-
-@dataclass(frozen=True)
-class ControlPlane:
-    """One control plane as the `kubernetes` slices tell it; the conditions are those of an EndpointSlice."""
-
-    endpoint: Endpoint
-    ready: bool
-    serving: bool
-    terminating: bool | None = None
-    node_name: str | None = None
-    zone: str | None = None
-
-    @property
-    def family(self) -> Family:
-        """The address family, as an EndpointSlice's `addressType` writes it."""
-        return "IPv6" if self.endpoint.is_ipv6 else "IPv4"
 
 
 @dataclass(frozen=True)
@@ -78,76 +56,6 @@ class Plan:
     ready: tuple[Endpoint, ...] = ()
     other_port: tuple[Endpoint, ...] = ()
     health_ignored: tuple[Family, ...] = ()
-
-
-def control_planes(source: Iterable[Slice]) -> tuple[ControlPlane, ...]:
-    """The control planes of the source slices, merged, in an order that depends on nothing but themselves.
-
-    An address that several slices name (which the API allows while one moves between slices) is ready if one
-    of them says so. Host names (addressType FQDN) and entries that are no addresses are left out.
-    """
-    found: dict[Endpoint, ControlPlane] = {}
-    for item in source:
-        port = _port(item)
-        if port is None:
-            continue
-        for entry in item.get("endpoints") or ():
-            for address in entry.get("addresses") or ():
-                try:
-                    endpoint = Endpoint(parse_ip(address), port)
-                except ValueError:
-                    continue
-                plane = _read(endpoint, entry)
-                found[endpoint] = _merge(found[endpoint], plane) if endpoint in found else plane
-    return tuple(sorted(found.values(), key=lambda plane: _sort_key(plane.endpoint)))
-
-
-def _port(item: Slice) -> int | None:
-    """The slice's port named https, else its first TCP one."""
-    ports = [
-        port
-        for port in item.get("ports") or ()
-        if port.get("protocol", "TCP") in ("TCP", None) and port.get("port")
-    ]
-    ports.sort(key=lambda port: port.get("name") != SOURCE_PORT_NAME)
-    try:
-        return parse_port(ports[0]["port"]) if ports else None
-    except ValueError:
-        return None
-
-
-def _read(endpoint: Endpoint, entry: Mapping[str, Any]) -> ControlPlane:
-    conditions = entry.get("conditions") or {}
-    # An absent `ready` is to be read as true, an absent `serving` as `ready`, an absent `terminating` as
-    # false.
-    ready = conditions.get("ready") is not False
-    serving = conditions.get("serving")
-    return ControlPlane(
-        endpoint,
-        ready=ready,
-        serving=ready if serving is None else bool(serving),
-        terminating=conditions.get("terminating"),
-        node_name=entry.get("nodeName"),
-        zone=entry.get("zone"),
-    )
-
-
-def _merge(one: ControlPlane, other: ControlPlane) -> ControlPlane:
-    best = one if (one.ready, one.serving) >= (other.ready, other.serving) else other
-    rest = other if best is one else one
-    return ControlPlane(
-        one.endpoint,
-        ready=best.ready,
-        serving=best.serving,
-        terminating=best.terminating,
-        node_name=best.node_name or rest.node_name,
-        zone=best.zone or rest.zone,
-    )
-
-
-def _sort_key(endpoint: Endpoint) -> tuple[int, int, int]:
-    address = ipaddress.ip_address(endpoint.address)
-    return (address.version, int(address), endpoint.port)
 
 
 def plan(target: Target, planes: Collection[ControlPlane], health: Verdict, port_name: str | None) -> Plan:

@@ -24,14 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apiha.choice import backoff
-from apiha.clock import Clock, SystemClock
+from apiha.clock import Clock, SystemClock, backoff
 from apiha.config import SETTINGS
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint, parse_ip
 from apiha.errors import ConfigError
 from apiha.log import Reporter
-from apiha.probe import Prober, ProbeResult, make_ssl_context
+from apiha.probe import Prober, ProbeResult
+from apiha.slices import FAMILIES, ControlPlane, Family, control_planes
+from apiha.trust import make_ssl_context
 from apiha.updater import web
 from apiha.updater.cache import Cache, Follower, Restart
 from apiha.updater.election import Election, Lock, check_timing
@@ -51,14 +52,10 @@ from apiha.updater.kube import (
 )
 from apiha.updater.metrics import CONTENT_TYPE, Metrics
 from apiha.updater.mirror import (
-    FAMILIES,
     LEADER_ANNOTATION,
-    ControlPlane,
-    Family,
     Plan,
     Target,
     agrees,
-    control_planes,
     desired,
     differs,
     foreign,

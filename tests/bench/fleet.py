@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from apiha.bootstrap import PROOF_INTERVAL, VIP_INTERVAL
-from apiha.choice import Race, VipProof, backoff, trial_order
+from apiha.clock import backoff
 from apiha.config import Config
 from apiha.endpoint import Endpoint
-from apiha.probe import Health, ProbeResult
+from apiha.node.choice import Race, VipProof
+from apiha.node.phases import PROOF_INTERVAL, VIP_INTERVAL
+from apiha.probe import Health, ProbeResult, trial_order
 from tests.bench.table import table
 
 HEDGE_DELAY = Config.hedge_delay

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from apiha.choice import trial_order
 from apiha.endpoint import Endpoint
+from apiha.probe import trial_order
 from tests.bench.table import table
 from tests.support import netns
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane, TcpForwarder, free_port

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from apiha.cluster import fetch_control_planes
 from apiha.endpoint import Endpoint
-from apiha.probe import Prober, make_ssl_context
+from apiha.node.learned import fetch_control_planes
+from apiha.probe import Prober
+from apiha.trust import make_ssl_context
 from tests.support.kube import HOST, Cluster, assets_directory, require_assets
 from tests.support.netns import requires_root
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from apiha.probe import Prober, make_ssl_context
+from apiha.probe import Prober
+from apiha.trust import make_ssl_context
 from tests.support.cli import Cluster, Worker, worker_in
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
 from tests.support.probing import MakeProber, StartPlane, WriteConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from apiha.cluster import LEARNED
 from apiha.hosts import BEGIN, END
+from apiha.node.learned import LEARNED
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST, ControlPlane
 

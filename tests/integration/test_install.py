@@ -16,7 +16,7 @@ import pytest
 
 from apiha.config import SETTINGS, load
 from apiha.hosts import splice
-from apiha.node import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
+from apiha.install import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 

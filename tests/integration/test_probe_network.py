@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from apiha.bootstrap import find_live
-from apiha.choice import Race
 from apiha.clock import SystemClock
 from apiha.endpoint import Endpoint
+from apiha.node.choice import Race
+from apiha.node.phases import find_live
 from apiha.probe import Health, ProbeResult
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
 from tests.support.netns import Host, Network, requires_root

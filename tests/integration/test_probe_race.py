@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from apiha.bootstrap import find_live
-from apiha.choice import Race, trial_order
 from apiha.clock import SystemClock
-from apiha.probe import Health, ProbeResult
+from apiha.node.choice import Race
+from apiha.node.phases import find_live
+from apiha.probe import Health, ProbeResult, trial_order
 from tests.support.control_plane import IMPOSTORS, Authority, ControlPlane, TcpForwarder, control_planes
 from tests.support.probing import MakeProber, StartPlane, endpoint_of, eventually
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
-from apiha.probe import Health, Prober, make_ssl_context, probe_all
+from apiha.probe import Health, Prober, probe_all
+from apiha.trust import make_ssl_context
 from tests.support.control_plane import BEHAVIOURS, DEFAULT_HOST, IMPOSTORS, Authority, ControlPlane
 from tests.support.probing import MakeProber, StartPlane, endpoint_of, eventually
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from apiha.cluster import save_learned
 from apiha.config import load
 from apiha.endpoint import Endpoint
 from apiha.hosts import BEGIN, END, HostsFile
+from apiha.node.learned import save_learned
 from apiha.status import Problem, Status, gather, status_json, status_text
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST, Authority
@@ -631,7 +631,7 @@ def test_kubeconfig(swapped: Worker, cluster: Cluster, root: Path) -> None:
 
 def test_ca_of_the_kubelet(swapped: Worker, cluster: Cluster, root: Path, tmp_path: Path) -> None:
     """Without `ca_file` the CA inside kubelet.conf is used; a broken kubelet.conf gives way to kubeadm's file."""
-    from apiha.kubeconfig import load_ca
+    from apiha.trust import load_ca
 
     data = base64.b64encode(cluster.authority.ca_pem.encode()).decode()
     kubelet, kubeadm = tmp_path / "kubelet.conf", tmp_path / "ca.crt"

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from apiha.choice import trial_order
 from apiha.endpoint import Endpoint
 from apiha.hosts import BEGIN, BlockState, current
+from apiha.probe import trial_order
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane, TcpForwarder, free_port
 
 CONTROL_PLANES = ("127.0.0.11", "127.0.0.12", "127.0.0.13")

@@ -15,7 +15,14 @@ from typing import Any, cast
 
 import pytest
 
-from apiha.bootstrap import (
+from apiha.config import Config
+from apiha.endpoint import Endpoint
+from apiha.errors import ConfigError, HostsConflict, NoControlPlane, VipTimeout
+from apiha.hosts import HostsFile, current
+from apiha.log import Reporter
+from apiha.node.choice import PROOF
+from apiha.node.learned import NotLearned, save_learned
+from apiha.node.phases import (
     RECHECK_INTERVAL,
     VIP_INTERVAL_MAX,
     Node,
@@ -26,14 +33,7 @@ from apiha.bootstrap import (
     vip_answers,
     wait_vip,
 )
-from apiha.choice import PROOF, trial_order
-from apiha.cluster import NotLearned, save_learned
-from apiha.config import Config
-from apiha.endpoint import Endpoint
-from apiha.errors import ConfigError, HostsConflict, NoControlPlane, VipTimeout
-from apiha.hosts import HostsFile, current
-from apiha.log import Reporter
-from apiha.probe import Health, Prober, ProbeResult
+from apiha.probe import Health, Prober, ProbeResult, trial_order
 
 HOST = "apiserver.cluster.local"
 VIP = Endpoint("10.96.0.100", 6443)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiha.choice import PROOF, Race, VipProof, addresses_for_block, backoff, trial_order
+from apiha.clock import backoff
 from apiha.endpoint import Endpoint
-from apiha.probe import Health, ProbeResult
+from apiha.node.choice import PROOF, Race, VipProof, addresses_for_block
+from apiha.probe import Health, ProbeResult, trial_order
 
 THREE = tuple(Endpoint(f"10.0.0.{n}", 6443) for n in (11, 12, 13))
 

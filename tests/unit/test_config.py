@@ -23,7 +23,7 @@ from apiha.config import (
 )
 from apiha.durations import format_duration, parse_duration
 from apiha.endpoint import Endpoint
-from apiha.errors import EXIT_CONFIG, ConfigError
+from apiha.errors import ConfigError, ExitCode
 
 # For each key: what stands in the file, in the environment and in the flag, and what each becomes.
 SOURCES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
@@ -193,7 +193,7 @@ def test_mistake_in_the_file_gives_one_line(text: str, words: str, tmp_path: Pat
     assert words in message
     assert "\n" not in message
     assert "Node(" not in message, "a library's innards are no words for a user"
-    assert caught.value.exit_code == EXIT_CONFIG
+    assert caught.value.exit_code == ExitCode.CONFIG
 
 
 def test_mistake_names_line_and_key(tmp_path: Path) -> None:

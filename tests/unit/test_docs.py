@@ -16,7 +16,7 @@ from apiha.cli import cli
 from apiha.config import ENV_OF_THE_CLI, SETTINGS, Config, Setting, load, template
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
-from apiha.node import UNITS
+from apiha.install import UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -209,7 +209,7 @@ def test_every_option_of_the_group_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     """The table of exit codes has those of apiha.errors and no others, as does `apiha --help`."""
-    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    codes = {code.value for code in errors.ExitCode}
     assert {int(row[0]) for row in rows(section(page("cli.md"), "## Exit codes"))[1:]} == codes
     assert cli.epilog is not None
     assert {int(code) for code in re.findall(r"(?:^|\s)(\d+)  ", cli.epilog)} == codes
@@ -237,8 +237,8 @@ def calls(path: str, name: str) -> Iterator[ast.Call]:
 
 
 def problem_codes() -> set[str]:
-    """The codes of every `Problem(severity, code, …)` in apiha/status.py."""
-    return {code for call in calls("apiha/status.py", "Problem") for code in texts_of(call.args[1])}
+    """The codes of every `Problem(severity, code, …)` in apiha/status/__init__.py."""
+    return {code for call in calls("apiha/status/__init__.py", "Problem") for code in texts_of(call.args[1])}
 
 
 def test_every_problem_of_status_has_a_section() -> None:
@@ -252,7 +252,7 @@ def test_every_problem_of_status_has_a_section() -> None:
 
 def test_the_lines_of_the_journal_are_those_of_the_code() -> None:
     """The fixed words of each line in the table are in the code."""
-    sources = sorted((REPOSITORY / "apiha").glob("*.py"))
+    sources = sorted((REPOSITORY / "apiha").rglob("*.py"))
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
     table = rows(section(page("operations.md"), "## What the journal says"))[1:]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from apiha.atomic import torn
 from apiha.errors import HostsConflict, HostsFileError
+from apiha.files import torn
 from apiha.hosts import GO_LINE_LIMIT, current, find_foreign, parse, remove, render, splice
 
 HOST = "apiserver.cluster.local"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from apiha.endpoint import Endpoint
-from apiha.errors import EXIT_CONFIG, EXIT_NOT_PERMITTED, EXIT_PROBLEMS
+from apiha.errors import ExitCode
 from apiha.manifests.check import (
     Finding,
     Verdict,
@@ -170,7 +170,7 @@ def test_lacking_rights_are_one_line_for_each_resource() -> None:
     """The verbs that lack are named together; no answer counts as no right."""
     (finding,) = judge_access([review("get", True), review("create", False), review("patch", None)])
     assert "you may not create, patch deployments.apps in kube-system" in finding.text
-    assert finding.exit_code == EXIT_NOT_PERMITTED
+    assert finding.exit_code == ExitCode.NOT_PERMITTED
     assert [f.verdict for f in judge_access([review("get", True)])] == [Verdict.OK]
 
 
@@ -226,9 +226,9 @@ def test_trouble_of_kubectl_itself_is_no_answer(stderr: str) -> None:
     [
         ([], 0),
         ([ok("a"), unknown("b")], 0),
-        ([ok("a"), failed("b")], EXIT_CONFIG),
-        ([failed("a", EXIT_NOT_PERMITTED), failed("b", EXIT_NOT_PERMITTED)], EXIT_NOT_PERMITTED),
-        ([failed("a"), failed("b", EXIT_NOT_PERMITTED)], EXIT_PROBLEMS),
+        ([ok("a"), failed("b")], ExitCode.CONFIG),
+        ([failed("a", ExitCode.NOT_PERMITTED), failed("b", ExitCode.NOT_PERMITTED)], ExitCode.NOT_PERMITTED),
+        ([failed("a"), failed("b", ExitCode.NOT_PERMITTED)], ExitCode.PROBLEMS),
     ],
 )
 def test_the_exit_code_is_that_of_what_failed(findings: list[Finding], code: int) -> None:

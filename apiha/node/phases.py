@@ -15,23 +15,23 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apiha.choice import Race, VipProof, addresses_for_block, backoff, trial_order
-from apiha.clock import Clock, SystemClock
-from apiha.cluster import (
-    DEFAULT_STATE_DIR,
-    NotLearned,
-    fetch_control_planes,
-    load_learned,
-    node_prober,
-    save_learned,
-)
+from apiha.clock import Clock, SystemClock, backoff
 from apiha.config import Config, require_control_plane, require_vip
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane, VipTimeout
 from apiha.hosts import Change, HostsFile, current
 from apiha.log import Reporter
-from apiha.probe import Health, Prober, ProbeResult, probe_all
+from apiha.node.choice import Race, VipProof, addresses_for_block
+from apiha.node.learned import (
+    NotLearned,
+    fetch_control_planes,
+    load_learned,
+    node_prober,
+    save_learned,
+)
+from apiha.paths import STATE_DIR
+from apiha.probe import Health, Prober, ProbeResult, probe_all, trial_order
 
 LOOPBACK = "127.0.0.1"  # where a control-plane node's own API server answers
 VIP_INTERVAL = 1.0  # seconds between two looks at a VIP that does not answer yet
@@ -54,7 +54,7 @@ class Node:
     hosts: HostsFile
     name: str
     report: Reporter
-    state_dir: Path = DEFAULT_STATE_DIR
+    state_dir: Path = STATE_DIR
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=random.Random)
     make_prober: Callable[[Config], Prober] = Prober.from_config

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiha.cluster import (
-    LEARNED,
-    NotLearned,
-    load_learned,
-    node_prober,
-    parse_endpoints,
-    parse_slices,
-    save_learned,
-)
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
+from apiha.node.learned import (
+    LEARNED,
+    load_learned,
+    node_prober,
+    save_learned,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -48,63 +44,6 @@ JSON = st.recursive(
     ),
     max_leaves=15,
 )
-
-
-def slice_of(*endpoints: dict[str, Any], ports: Any = None) -> dict[str, Any]:
-    """An EndpointSlice with these endpoints."""
-    return {"endpoints": list(endpoints), "ports": ports or [{"name": "https", "port": 6443}]}
-
-
-def test_slices() -> None:
-    """The addresses of all slices, of both families, sorted and each once; unready ones are left out."""
-    document = {
-        "items": [
-            slice_of(
-                {"addresses": ["10.0.0.12"], "conditions": {"ready": True}},
-                {"addresses": ["10.0.0.11"], "conditions": {}},
-                {"addresses": ["10.0.0.13"], "conditions": {"ready": False}},
-                {"addresses": ["10.0.0.14"], "conditions": {"ready": None}},
-            ),
-            slice_of({"addresses": ["10.0.0.12"]}, {"addresses": ["FD00::0012"]}),
-            {"endpoints": None, "ports": None},
-        ]
-    }
-    found = [str(endpoint) for endpoint in parse_slices(document)]
-    assert found == ["10.0.0.11:6443", "10.0.0.12:6443", "10.0.0.14:6443", "[fd00::12]:6443"]
-
-
-def test_the_port_called_https_counts() -> None:
-    """Of several ports the one that API servers call `https`."""
-    ports = [{"name": "metrics", "port": 1}, {"name": "https", "port": 6443}]
-    assert parse_slices({"items": [slice_of({"addresses": ["10.0.0.1"]}, ports=ports)]})[0].port == 6443
-
-
-def test_endpoints() -> None:
-    """The deprecated object that every kubelet may read: ready addresses of all subsets."""
-    document = {
-        "subsets": [
-            {
-                "addresses": [{"ip": "10.0.0.12"}, {"ip": "10.0.0.11"}],
-                "notReadyAddresses": [{"ip": "10.0.0.13"}],
-                "ports": [{"name": "https", "port": 6443}],
-            }
-        ]
-    }
-    assert [endpoint.address for endpoint in parse_endpoints(document)] == ["10.0.0.11", "10.0.0.12"]
-
-
-@pytest.mark.parametrize("parse", [parse_slices, parse_endpoints])
-@given(document=JSON)
-def test_anything_else_is_not_learned(parse: Any, document: Any) -> None:
-    """Whatever a server sends: endpoints, or NotLearned with one line."""
-    said = ""
-    try:
-        found = parse(document)
-    except NotLearned as error:
-        found, said = (), str(error)
-    assert bool(found) is not bool(said)
-    assert "\n" not in said
-    assert all(isinstance(endpoint, Endpoint) for endpoint in found)
 
 
 def test_kept_and_loaded(tmp_path: Path) -> None:

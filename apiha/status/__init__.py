@@ -14,23 +14,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from apiha import __version__
-from apiha.bootstrap import LOOPBACK
-from apiha.cluster import LEARNED, load_learned
 from apiha.config import Config, read_text, require_control_plane
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
-from apiha.errors import (
-    EXIT_CONFIG,
-    EXIT_NO_CONTROL_PLANE,
-    EXIT_OK,
-    EXIT_PROBLEMS,
-    ApihaError,
-    ConfigError,
-)
+from apiha.errors import ApihaError, ConfigError, ExitCode
 from apiha.hosts import BlockState, HostsFile, current, find_foreign, parse
-from apiha.kubeconfig import KUBELET_KUBECONFIG, load_ca, read_kubeconfig
-from apiha.node import UNITS
+from apiha.install import UNITS
+from apiha.node.learned import LEARNED, load_learned
+from apiha.node.phases import LOOPBACK
+from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober, ProbeResult, probe_all
+from apiha.trust import load_ca, read_kubeconfig
 
 EXPIRY_WARNING = timedelta(days=30)  # kubeadm renews at upgrades, once a year: time enough to plan one
 SKEW_WARNING = timedelta(seconds=60)  # leases (40 s grace by default) and logs go wrong from about there
@@ -95,11 +89,11 @@ class Status:
     def exit_code(self) -> int:
         """0 if nothing is wrong, 3 if no control plane answers, 5 without a configuration, 9 for any other error."""
         if not self.configured:
-            return EXIT_CONFIG
+            return ExitCode.CONFIG
         errors = {problem.code for problem in self.problems if problem.severity == "error"}
         if "no-control-plane" in errors:
-            return EXIT_NO_CONTROL_PLANE
-        return EXIT_PROBLEMS if errors else EXIT_OK
+            return ExitCode.NO_CONTROL_PLANE
+        return ExitCode.PROBLEMS if errors else ExitCode.OK
 
 
 def observe(config: Config, state_dir: Path) -> list[Answer]:

@@ -13,16 +13,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from apiha import atomic
+from apiha import files
 from apiha.config import Config
 from apiha.endpoint import Endpoint, parse_ip, parse_port
 from apiha.errors import ApihaError, ConfigError
-from apiha.kubeconfig import KUBELET_KUBECONFIG, Kubeconfig, read_kubeconfig
+from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober
+from apiha.slices import Slice, ready_endpoints, slices_of_endpoints
+from apiha.trust import Kubeconfig, read_kubeconfig
 
-DEFAULT_STATE_DIR = Path("/var/lib/apiha")
 LEARNED = "control-planes.json"
 # The API servers keep themselves in this one slice, called like its Service (pkg/controlplane/reconcilers). Read by its
 # name, so that a node's right to it can be a right to nothing else (see manifests/nodes-rbac.yaml).
@@ -43,9 +43,8 @@ def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, 
     plugin/pkg/auth/authorizer/rbac.
     """
     status, data = _get(prober, endpoint, SLICE_PATH)
-    parse = parse_slice
-    if status in (403, 404):
-        parse = parse_endpoints
+    deprecated = status in (403, 404)
+    if deprecated:
         status, data = _get(prober, endpoint, ENDPOINTS_PATH)
     if status != 200:
         raise NotLearned(
@@ -55,7 +54,15 @@ def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, 
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise NotLearned(f"{endpoint} answered with something else than JSON ({error})") from None
-    return parse(document)
+    return control_planes_of(slices_of_endpoints(document) if deprecated else (document,))
+
+
+def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
+    """The ready control planes that these slices name, sorted; raises NotLearned if there is none."""
+    found = ready_endpoints(slices)
+    if not found:
+        raise NotLearned("the Service default/kubernetes has no ready address")
+    return tuple(sorted(found))
 
 
 def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
@@ -74,52 +81,6 @@ def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
         raise NotLearned(
             f"{endpoint}: {' '.join(str(error).split())[:200] or type(error).__name__}"
         ) from None
-
-
-def parse_slice(document: Any) -> tuple[Endpoint, ...]:
-    """The endpoints of one EndpointSlice; like `parse_slices`."""
-    return parse_slices({"items": [document]})
-
-
-def parse_slices(document: Any) -> tuple[Endpoint, ...]:
-    """The endpoints of an EndpointSliceList (discovery.k8s.io/v1), sorted; raises NotLearned if it holds none.
-
-    Endpoints that are not ready are left out; a `ready` that is absent counts as true, as the API defines it.
-    """
-    found: set[Endpoint] = set()
-    try:
-        for item in document["items"]:
-            for entry in item.get("endpoints") or []:
-                if (entry.get("conditions") or {}).get("ready") is not False:
-                    found |= _endpoints(entry["addresses"], item.get("ports"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotLearned(f"not a list of EndpointSlices ({error})") from None
-    return _sorted(found)
-
-
-def parse_endpoints(document: Any) -> tuple[Endpoint, ...]:
-    """The ready endpoints of a v1 Endpoints object, sorted; raises NotLearned if it holds none."""
-    found: set[Endpoint] = set()
-    try:
-        for subset in document.get("subsets") or []:
-            found |= _endpoints([a["ip"] for a in subset.get("addresses") or []], subset.get("ports"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotLearned(f"not an Endpoints object ({error})") from None
-    return _sorted(found)
-
-
-def _endpoints(addresses: Iterable[str], ports: Any) -> set[Endpoint]:
-    """Each address with the port called `https` (the name that API servers write), or the one without a name."""
-    numbers = [port["port"] for port in ports or [] if port.get("name") in ("https", "", None)]
-    return {
-        Endpoint(parse_ip(address), parse_port(number)) for address in addresses for number in numbers[:1]
-    }
-
-
-def _sorted(found: set[Endpoint]) -> tuple[Endpoint, ...]:
-    if not found:
-        raise NotLearned("the Service default/kubernetes has no ready address")
-    return tuple(sorted(found))
 
 
 def load_learned(state_dir: Path) -> tuple[Endpoint, ...]:
@@ -144,8 +105,8 @@ def save_learned(state_dir: Path, endpoints: Iterable[Endpoint]) -> bool:
     state_dir.mkdir(parents=True, exist_ok=True)
     document = {"control_planes": [{"address": e.address, "port": e.port} for e in wanted]}
     path, data = str(state_dir / LEARNED), f"{json.dumps(document, indent=1)}\n".encode()
-    with contextlib.suppress(atomic.ChangedMeanwhileError):  # another run has just kept what it learned
-        atomic.replace(path, data, atomic.read(path)[1])
+    with contextlib.suppress(files.ChangedMeanwhileError):  # another run has just kept what it learned
+        files.replace(path, data, files.read(path)[1])
     return True
 
 

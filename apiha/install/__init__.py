@@ -20,12 +20,12 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from apiha import atomic
-from apiha.bootstrap import report_change
+from apiha import files
 from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.hosts import HostsFile
 from apiha.log import Reporter
+from apiha.node.phases import report_change
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable  # moves to importlib.resources.abc, which Python 3.10 does not have
@@ -44,7 +44,7 @@ KUBELET_DROP_IN = PurePosixPath("etc/systemd/system/kubelet.service.d/20-apiha-h
 STATE = PurePosixPath("var/lib/apiha")
 RECORD = STATE / "install.json"
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
-# How the files end that a write of the hosts file in place leaves when it is killed (apiha.atomic.Journal).
+# How the files end that a write of the hosts file in place leaves when it is killed (apiha.files.Journal).
 _BYTES_OF_BEFORE = (".apiha-saved", ".apiha-backup", ".apiha-intended")
 # The units set ProtectHome=yes and PrivateTmp=yes: what lies below is not there for them.
 _HIDDEN_FROM_UNITS = ("home", "root", "tmp", "var/tmp", "run/user")
@@ -211,9 +211,9 @@ class _Tree:
         place = self.at(path)
         try:
             status = place.lstat() if os.path.lexists(place) else None
-            atomic.replace(str(place), file.data, status)
+            files.replace(str(place), file.data, status)
             place.chmod(file.mode)
-        except atomic.ChangedMeanwhileError:
+        except files.ChangedMeanwhileError:
             raise ApihaError(f"{place}: another program wrote it just now; run it again") from None
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(place)) from None  # a full disk names no file

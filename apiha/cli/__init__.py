@@ -21,20 +21,13 @@ import click
 from apiha import __version__
 from apiha.config import DEFAULT_PATH, SETTINGS, Config, load, unknown_variables
 from apiha.durations import parse_duration
-from apiha.errors import (
-    EXIT_INTERNAL,
-    EXIT_INTERRUPTED,
-    EXIT_NO_CONTROL_PLANE,
-    ApihaError,
-    ConfigError,
-)
+from apiha.errors import ApihaError, ConfigError, ExitCode
 from apiha.log import LogFormat, Reporter
+from apiha.paths import HOSTS_FILE, STATE_DIR
 
 if TYPE_CHECKING:
-    from apiha.bootstrap import Node
+    from apiha.node.phases import Node
 
-DEFAULT_HOSTS_FILE = Path("/etc/hosts")
-DEFAULT_STATE_DIR = Path("/var/lib/apiha")
 _SETTING_PREFIX = "setting_"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,8 +57,8 @@ class Invocation:
 
     config_path: Path = DEFAULT_PATH
     config_required: bool = False
-    hosts_file: Path = DEFAULT_HOSTS_FILE
-    state_dir: Path = DEFAULT_STATE_DIR
+    hosts_file: Path = HOSTS_FILE
+    state_dir: Path = STATE_DIR
     verbose: bool = False
     log_format: LogFormat = "text"
     flags: dict[str, str | None] = field(default_factory=dict)
@@ -88,9 +81,9 @@ class Invocation:
         return config
 
     def node(self) -> Node:
-        """This machine, ready for `apiha.bootstrap`."""
-        from apiha.bootstrap import Node
+        """This machine, ready for `apiha.node.phases`."""
         from apiha.hosts import HostsFile
+        from apiha.node.phases import Node
 
         return Node(
             config=self.config(),
@@ -178,21 +171,13 @@ OUTPUT = click.option(
     help="For people or programs.",
 )
 
-EPILOG = """\b
-Exit codes:
-  0  done
-  1  internal error                  6  not permitted (not root?)
-  2  wrong command line              7  another line names the host
-  3  no live control plane           8  hosts file not writable
-  4  the VIP did not answer in time  9  `status` found a problem
-  5  bad configuration             130  interrupted
-"""
+EPILOG = "\n".join(["\b", "Exit codes:", *(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)])
 
 
 class _Interrupted(ApihaError):
     """^C, taken out of click's hands: it would write an empty line before anybody else can say a word."""
 
-    exit_code = EXIT_INTERRUPTED
+    exit_code = ExitCode.INTERRUPTED
 
 
 class _Group(click.Group):
@@ -222,7 +207,7 @@ class _Group(click.Group):
     type=click.Path(path_type=Path),
     metavar="FILE",
     envvar="APIHA_HOSTS_FILE",
-    default=DEFAULT_HOSTS_FILE,
+    default=HOSTS_FILE,
     show_default=True,
     help="The hosts file to write the block into.",
 )
@@ -231,7 +216,7 @@ class _Group(click.Group):
     type=click.Path(path_type=Path, readable=False),  # root's alone; `status` says what others cannot see
     metavar="DIR",
     envvar="APIHA_STATE_DIR",
-    default=DEFAULT_STATE_DIR,
+    default=STATE_DIR,
     show_default=True,
     help="Where the control planes learned from the cluster are kept.",
 )
@@ -300,7 +285,7 @@ def probe_command(invocation: Invocation, output: str) -> int:
     return (
         0
         if any(a.role == "control-plane" and a.result.health is Health.READY for a in answers)
-        else EXIT_NO_CONTROL_PLANE
+        else ExitCode.NO_CONTROL_PLANE
     )
 
 
@@ -321,7 +306,7 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
     first ready one into the hosts file, the others after it as fallbacks. ADDRESS picks one by hand; it must
     prove itself all the same.
     """
-    from apiha.bootstrap import pin
+    from apiha.node.phases import pin
 
     if address is not None:
         from apiha.endpoint import Endpoint
@@ -347,7 +332,7 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
 
     Meanwhile the pinned control plane is looked at, and another one is pinned when it dies.
     """
-    from apiha.bootstrap import wait_vip
+    from apiha.node.phases import wait_vip
 
     wait_vip(invocation.node(), timeout=timeout or None)
 
@@ -368,7 +353,7 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
 
     Before kubelet runs on this node the VIP cannot answer (kubelet starts kube-proxy): use --pin-only there.
     """
-    from apiha.bootstrap import bootstrap
+    from apiha.node.phases import bootstrap
 
     bootstrap(invocation.node(), pin_only=pin_only, timeout=timeout or None)
 
@@ -381,7 +366,7 @@ def reconcile_command(invocation: Invocation) -> None:
     The VIP answers: VIP first. It does not: a live control plane first. Nothing answers: the block stays as it is, exit
     code 3. Run by apiha-reconcile.timer and, when the hosts file changes, by apiha-reconcile.path.
     """
-    from apiha.bootstrap import reconcile
+    from apiha.node.phases import reconcile
 
     reconcile(invocation.node())
 
@@ -417,8 +402,8 @@ def unpin_command(invocation: Invocation) -> None:
     On an installed node apiha-reconcile.path puts the block back within seconds: stop that unit first, or
     `apiha uninstall`.
     """
-    from apiha.bootstrap import report_change
     from apiha.hosts import HostsFile
+    from apiha.node.phases import report_change
 
     try:
         host = invocation.config().host
@@ -452,7 +437,7 @@ def install_command(invocation: Invocation, root: Path | None, kubelet_http2: bo
     \b
     apiha install --control-plane 10.0.0.11,10.0.0.12,10.0.0.13 --vip 10.96.0.100 --kubelet-http2
     """
-    from apiha.node import install
+    from apiha.install import install
 
     settings = {key: text for key, text in invocation.flags.items() if text is not None}
     load(None, {}, settings)  # nothing that would not be read back is written
@@ -475,7 +460,7 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
 
     A configuration that was edited since is kept, and named.
     """
-    from apiha.node import uninstall
+    from apiha.install import uninstall
 
     uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
 
@@ -702,16 +687,16 @@ def main() -> NoReturn:
     except ApihaError as error:
         code = fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = fail("interrupted", EXIT_INTERRUPTED)
+        code = fail("interrupted", ExitCode.INTERRUPTED)
     except Exception as error:
         if (reason := _unwritable_output()) is not None:
-            code = fail(f"cannot write the result: {reason}", EXIT_INTERNAL)
+            code = fail(f"cannot write the result: {reason}", ExitCode.INTERNAL)
         elif os.environ.get("APIHA_DEBUG"):
             raise
         else:
             code = fail(
                 f"internal error: {type(error).__name__}: {error} (please report; APIHA_DEBUG=1 shows where)",
-                EXIT_INTERNAL,
+                ExitCode.INTERNAL,
             )
     _leave(code)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,19 +9,6 @@ from apiha.endpoint import Endpoint
 from apiha.probe import Health, ProbeResult
 
 PROOF = 3  # answers in a row that a VIP must give: the Service proxy picks a control plane anew for each connection
-
-
-def trial_order(node_name: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """The order in which this node tries the control planes: rendezvous hashing (Thaler and Ravishankar, 1998).
-
-    Every node gets an order of its own that spreads nodes evenly; an address that comes or goes leaves the order
-    of the others as it was.
-    """
-
-    def weight(endpoint: Endpoint) -> bytes:
-        return hashlib.sha256(f"{node_name}\0{endpoint}".encode()).digest()
-
-    return tuple(sorted(set(endpoints), key=lambda e: (weight(e), e)))
 
 
 @dataclass
@@ -134,12 +119,3 @@ class VipProof:
     def complete(self) -> bool:
         """Whether the VIP may be trusted with the node."""
         return self.streak >= self.needed
-
-
-def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, cap: float = 5.0) -> float:
-    """Seconds to wait before attempt number `attempt` + 1 (counted from 0): doubling up to `cap`, half of it random.
-
-    The random half keeps ten thousand workers that lost the same control plane from coming back in step.
-    """
-    span = min(cap, base * 2.0 ** min(attempt, 32))
-    return span / 2 + rng.uniform(0, span / 2)

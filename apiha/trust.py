@@ -1,18 +1,23 @@
-"""What a kubeconfig on this node says about the API server, the cluster's CA and the kubelet's own credentials."""
+"""Which CA a control plane must prove itself with, and the TLS context that holds it to that.
+
+The CA comes from `ca_file`, else from kubelet's kubeconfig, else from kubeadm's folder.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apiha.config import Config, read_text
 from apiha.errors import ConfigError
+from apiha.paths import KUBEADM_CA, KUBELET_KUBECONFIG
 
-KUBELET_KUBECONFIG = Path("/etc/kubernetes/kubelet.conf")  # where kubeadm writes it
-KUBEADM_CA = Path("/etc/kubernetes/pki/ca.crt")
+_X509_V_FLAG_NO_CHECK_TIME = 0x200000  # OpenSSL's x509_vfy.h; Python's ssl has no name for it
 
 
 @dataclass(frozen=True)
@@ -112,3 +117,48 @@ def load_ca(
     raise ConfigError(
         f"ca_file: not set, and no CA found ({'; '.join(tried)}); expected ca_file: /path/to/ca.crt"
     )
+
+
+def make_ssl_context(
+    ca_pem: str | None,
+    *,
+    client_cert: Path | None = None,
+    client_key: Path | None = None,
+    insecure: bool = False,
+    ignore_validity_period: bool = False,
+) -> ssl.SSLContext:
+    """A TLS client context that trusts exactly the given CA, by the rules that kubelet (Go's crypto/x509) follows.
+
+    Like Go it takes any given certificate as an anchor, and does not insist on the extensions that
+    VERIFY_X509_STRICT (Python's default since 3.13) wants of old CAs, and reads names from the SAN only.
+    Raises ValueError for a CA, certificate or key that does not load.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # check_hostname and CERT_REQUIRED are on
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if ignore_validity_period:
+        context.verify_flags |= _X509_V_FLAG_NO_CHECK_TIME
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        try:
+            context.load_verify_locations(cadata=ca_pem or "")
+        except (ssl.SSLError, ValueError):
+            raise ValueError(
+                "holds no usable CA certificate; expected the cluster's CA as PEM text"
+            ) from None
+    if client_cert is not None:
+        try:
+            # The callback keeps OpenSSL from asking on the terminal for the password of an encrypted key.
+            context.load_cert_chain(client_cert, client_key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"client certificate {client_cert} does not load ({ssl_words(error)})") from None
+    return context
+
+
+def ssl_words(error: BaseException) -> str:
+    """What OpenSSL or the operating system says went wrong, in lower case and without source lines."""
+    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return re.sub(r"\s*\(_ssl\.c:\d+\)", "", str(words)).replace("_", " ").lower()

@@ -29,7 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from apiha import atomic
+from apiha import files
 from apiha.errors import ApihaError, HostsConflict, HostsFileError, NotPermitted
 
 OnConflict = Literal["refuse", "adopt"]
@@ -519,7 +519,7 @@ class HostsFile:
     def read(self) -> bytes:
         """The file's bytes; none if it does not exist. Raises HostsFileError, NotPermitted."""
         with self._explained():
-            return atomic.read(os.path.realpath(self.path))[0]
+            return files.read(os.path.realpath(self.path))[0]
 
     def interrupted(self) -> Path | None:
         """The backup left by a write in place that was killed; the next update settles it. Normally None."""
@@ -583,16 +583,16 @@ class HostsFile:
 
     def _write(self, target: str, change: Callable[[bytes], Edit], deadline: float) -> Change:
         for _ in range(_ATTEMPTS):
-            data, status = atomic.read(target)
+            data, status = files.read(target)
             edit = change(data)
             if edit.data == data:
                 return Change(written=False)
             try:
-                atomic.replace(target, edit.data, status)
-            except atomic.ChangedMeanwhileError:
+                files.replace(target, edit.data, status)
+            except files.ChangedMeanwhileError:
                 continue
             except OSError as error:
-                if status is None or error.errno not in atomic.NO_RENAME:
+                if status is None or error.errno not in files.NO_RENAME:
                     raise
                 return self._write_in_place(target, change, deadline, error)
             return Change(written=True, adopted=edit.adopted, dropped=edit.dropped)
@@ -606,18 +606,18 @@ class HostsFile:
         try:
             file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
         except OSError as error:
-            raise (no_rename if error.errno in atomic.NO_RENAME else error) from None
+            raise (no_rename if error.errno in files.NO_RENAME else error) from None
         try:
             # Two containers may share one file by bind mounts: their folders, and so their locks, differ.
             self._lock(file, target, deadline)
-            data = atomic.read_open(file)
+            data = files.read_open(file)
             edit = change(data)
             if edit.data == data:
                 return Change(written=False)
-            with atomic.signals_held():
+            with files.signals_held():
                 journal = self._record(target, data, edit.data, stat.S_IMODE(os.fstat(file).st_mode))
                 try:
-                    atomic.overwrite(file, edit.data)
+                    files.overwrite(file, edit.data)
                 except OSError:
                     self._put_back(file, data, journal)
                     raise
@@ -626,9 +626,9 @@ class HostsFile:
         finally:
             os.close(file)
 
-    def _put_back(self, file: int, data: bytes, journal: atomic.Journal) -> None:
+    def _put_back(self, file: int, data: bytes, journal: files.Journal) -> None:
         try:
-            atomic.overwrite(file, data)  # into blocks that the file has already: a full disk does not matter
+            files.overwrite(file, data)  # into blocks that the file has already: a full disk does not matter
         except OSError as error:
             raise HostsFileError(
                 f"{self.path} is damaged, writing failed halfway ({error.strerror}): "
@@ -636,17 +636,17 @@ class HostsFile:
             ) from error
         journal.discard()
 
-    def _journals(self, target: str) -> tuple[atomic.Journal, atomic.Journal]:
+    def _journals(self, target: str) -> tuple[files.Journal, files.Journal]:
         folder, name = os.path.split(target)
-        return atomic.Journal(Path(folder), name), atomic.Journal(self.state_dir, _escaped(target))
+        return files.Journal(Path(folder), name), files.Journal(self.state_dir, _escaped(target))
 
-    def _record(self, target: str, before: bytes, after: bytes, mode: int) -> atomic.Journal:
+    def _record(self, target: str, before: bytes, after: bytes, mode: int) -> files.Journal:
         beside, in_state_dir = self._journals(target)
         try:
             beside.record(before, after, mode)
             return beside
         except OSError as error:
-            if error.errno not in atomic.NO_RENAME:
+            if error.errno not in files.NO_RENAME:
                 raise
         try:
             in_state_dir.folder.mkdir(parents=True, exist_ok=True)
@@ -662,16 +662,16 @@ class HostsFile:
     def _recover(self, target: str, deadline: float) -> str | None:
         """Settle what killed runs left behind; says so if one was killed while it wrote in place."""
         for journal in self._journals(target):
-            atomic.sweep(str(journal.folder / journal.name))
+            files.sweep(str(journal.folder / journal.name))
             if not journal.exists():
                 if os.path.lexists(journal.intended):  # killed before the first byte was written
                     journal.discard()
                 continue
             before, after = journal.load()
-            data = atomic.read(target)[0]
+            data = files.read(target)[0]
             if data in (before, after):
                 journal.discard()
-            elif atomic.torn(data, before, after):
+            elif files.torn(data, before, after):
                 self._restore(target, before, journal, deadline)
                 return (
                     f"{self.path} was half written by a run that was killed: its bytes of before are restored"
@@ -683,20 +683,20 @@ class HostsFile:
                 )
         return None
 
-    def _restore(self, target: str, data: bytes, journal: atomic.Journal, deadline: float) -> None:
+    def _restore(self, target: str, data: bytes, journal: files.Journal, deadline: float) -> None:
         file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
         try:
             self._lock(file, target, deadline)
-            with atomic.signals_held():
-                atomic.overwrite(file, data)
+            with files.signals_held():
+                files.overwrite(file, data)
                 journal.discard()
         finally:
             os.close(file)
 
     def _lock(self, descriptor: int, what: str, deadline: float) -> None:
         try:
-            atomic.lock(descriptor, deadline, self._clock, self._sleep)
-        except atomic.LockTimeoutError as error:
+            files.lock(descriptor, deadline, self._clock, self._sleep)
+        except files.LockTimeoutError as error:
             raise HostsFileError(
                 f"{what} is locked by {error.holder}, so {self.path} was not touched: "
                 "wait for that process or end it, then run again"

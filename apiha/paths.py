@@ -1,0 +1,15 @@
+"""Where things are on a node. Every absolute path that apiha reads or writes by itself is named here, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HOSTS_FILE = Path("/etc/hosts")
+CONFIG_FILE = Path("/etc/apiha/config.yaml")
+STATE_DIR = Path(
+    "/var/lib/apiha"
+)  # root's alone: the lock, the learned control planes, the record of `install`
+MACHINE_ID = Path("/etc/machine-id")  # machine-id(5)
+KUBELET_KUBECONFIG = Path("/etc/kubernetes/kubelet.conf")  # where kubeadm writes it
+KUBEADM_CA = Path("/etc/kubernetes/pki/ca.crt")
+SYSTEMD_RUNS = Path("/run/systemd/system")  # there exactly where systemd is PID 1: sd_booted(3)
