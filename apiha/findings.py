@@ -1,4 +1,4 @@
-"""What a check found: one shape for `status`, `manifests --dry-run`, `install` and `fail-fast`, and its link into the docs."""
+"""What a check found: one shape for every command that checks something, with its link into the documentation."""
 
 from __future__ import annotations
 
