@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from tests.support.control_plane import Authority
 from tests.support.kube import Cluster
 from tests.support.netns import Host
 
@@ -57,6 +58,26 @@ def manifests() -> str:
         "registry.example/apiha:1",
     ]
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def kubeconfig(directory: Path, authority: Authority, **user: str) -> Path:
+    """A kubeconfig for a cluster that nobody asks."""
+    path = directory / "kubeconfig"
+    cluster = {"server": "https://192.0.2.9:6443", "certificate-authority": str(authority.ca_file)}
+    context = {"cluster": "c", "user": "u"}
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "x",
+                "clusters": [{"name": "c", "cluster": cluster}],
+                "users": [{"name": "u", "user": user}],
+                "contexts": [{"name": "x", "context": context}],
+            }
+        )
+    )
+    return path
 
 
 class Api:
