@@ -37,7 +37,7 @@ def pod(cluster: Cluster) -> Iterator[Host]:
     for i in range(3):
         cluster.mend(i)
         cluster.resume_apiserver(i)
-        if cluster._process(i).poll() is not None:
+        if not cluster.apiserver_running(i):
             cluster.start_apiserver(i)
     cluster.wait_endpoints(ALL)
 

@@ -1,0 +1,96 @@
+"""The command line of each binary: facts in, argv out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.support.kube.pki import Credentials
+
+SERVICE_CIDR = "10.96.0.0/16"
+POD_CIDR = "10.244.0.0/16"
+
+
+def etcd(data: Path, client: str, peer: str) -> list[str]:
+    """etcd that listens for clients and peers at these URLs."""
+    return [
+        "etcd",
+        f"--data-dir={data}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        "--unsafe-no-fsync=true",  # a test's data need not survive the machine
+        "--log-level=error",
+    ]
+
+
+def apiserver(
+    *,
+    bind: str,
+    port: int,
+    advertised: str,
+    etcd_url: str,
+    ca_file: Path,
+    serving: Credentials,
+    service_accounts: Credentials,
+    anonymous_auth: bool,
+    further: Iterable[str],
+) -> list[str]:
+    """kube-apiserver on `bind`:`port`; `further` flags come last."""
+    return [
+        "kube-apiserver",
+        f"--bind-address={bind}",
+        f"--secure-port={port}",
+        f"--advertise-address={advertised}",
+        f"--etcd-servers={etcd_url}",
+        "--endpoint-reconciler-type=lease",
+        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--anonymous-auth={str(anonymous_auth).lower()}",
+        f"--client-ca-file={ca_file}",
+        f"--tls-cert-file={serving.cert}",
+        f"--tls-private-key-file={serving.key}",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={service_accounts.cert}",
+        f"--service-account-signing-key-file={service_accounts.key}",
+        "--allow-privileged=true",
+        "--profiling=false",
+        *further,
+    ]
+
+
+def controller_manager(
+    *, kubeconfig: Path, port: int, ca_file: Path, ca_key_file: Path, service_accounts: Credentials
+) -> list[str]:
+    """kube-controller-manager, the only one, with its own port on loopback."""
+    return [
+        "kube-controller-manager",
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        f"--service-account-private-key-file={service_accounts.key}",
+        f"--root-ca-file={ca_file}",
+        f"--cluster-signing-cert-file={ca_file}",
+        f"--cluster-signing-key-file={ca_key_file}",
+        f"--cluster-cidr={POD_CIDR}",
+        "--allocate-node-cidrs=true",
+        f"--secure-port={port}",
+        "--bind-address=127.0.0.1",
+    ]
+
+
+def kube_proxy(*, kubeconfig: Path, node: str) -> list[str]:
+    """kube-proxy in nftables mode for one node."""
+    return [
+        "kube-proxy",
+        f"--kubeconfig={kubeconfig}",
+        "--proxy-mode=nftables",
+        f"--hostname-override={node}",
+        f"--cluster-cidr={POD_CIDR}",
+        # The table's size is the machine's, not the namespace's: leave it alone.
+        "--conntrack-max-per-core=0",
+        "--conntrack-tcp-timeout-established=0s",
+        "--conntrack-tcp-timeout-close-wait=0s",
+        "--nodeport-addresses=127.0.0.0/8",
+    ]
