@@ -277,10 +277,11 @@ def probe_command(invocation: Invocation, output: str) -> int:
     that it belongs to the cluster); broken (no TLS, no HTTP, connection reset).
     """
     from apiha.probe import Health
-    from apiha.status import observe, probe_json, probe_table
+    from apiha.status.machine import probe_addresses
+    from apiha.status.show import probe_json, probe_table
 
     config = invocation.config()
-    answers = observe(config, invocation.state_dir)
+    answers = probe_addresses(config, invocation.state_dir)
     _print(json.dumps(probe_json(answers), indent=2) if output == "json" else probe_table(answers))
     return (
         0
@@ -380,14 +381,17 @@ def status_command(invocation: Invocation, output: str) -> int:
     Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error; 5 with
     a configuration that cannot be used: what can be told without is told all the same.
     """
-    from apiha.status import gather, gather_unconfigured, status_json, status_text
+    from apiha.status.checks import judge
+    from apiha.status.machine import look, look_unconfigured
+    from apiha.status.show import status_json, status_text
 
     unusable = None
     try:
-        status = gather(invocation.config(), invocation.hosts_file, invocation.state_dir)
+        seen = look(invocation.config(), invocation.hosts_file, invocation.state_dir)
     except ConfigError as error:
         unusable = error
-        status = gather_unconfigured(error, invocation.hosts_file, invocation.state_dir)
+        seen = look_unconfigured(error, invocation.hosts_file, invocation.state_dir)
+    status = judge(seen)
     _print(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
     if unusable is not None:
         raise unusable  # its line on stderr, its exit code

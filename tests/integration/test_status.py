@@ -1,4 +1,4 @@
-"""`apiha status`: what it says about a node, and every problem it knows."""
+"""`apiha status` on a node: what it sees of real servers, files and certificates (tests/unit/test_status.py judges)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
 from apiha.config import load
 from apiha.endpoint import Endpoint
+from apiha.findings import Finding, Severity
 from apiha.hosts import BEGIN, END, HostsFile
 from apiha.node.learned import save_learned
-from apiha.status import Problem, Status, gather, status_json, status_text
+from apiha.status.checks import judge
+from apiha.status.machine import look as look_at
+from apiha.status.model import Status
+from apiha.status.show import status_json, status_text
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST, Authority
 
@@ -35,17 +38,18 @@ def root(tmp_path: Path) -> Path:
 def look(worker: Worker, root: Path, *, ahead: timedelta = timedelta(0)) -> Status:
     """The status of a worker whose clock is `ahead` of everybody else's."""
     config = load(worker.config, {}, {})
-    return gather(config, worker.hosts, worker.state, now=datetime.now(timezone.utc) + ahead, root=root)
+    now = datetime.now(timezone.utc) + ahead
+    return judge(look_at(config, worker.hosts, worker.state, now=now, root=root))
 
 
-def codes(problems: Sequence[Problem]) -> list[str]:
-    """The codes of the problems, in order."""
-    return [problem.code for problem in problems]
+def codes(findings: Sequence[Finding]) -> list[str]:
+    """The codes of what is wrong, in order."""
+    return [finding.code for finding in findings]
 
 
-def only(status: Status, code: str) -> Problem:
-    """The one problem with this code."""
-    (found,) = [problem for problem in status.problems if problem.code == code]
+def only(status: Status, code: str) -> Finding:
+    """The one finding with this code."""
+    (found,) = [finding for finding in status.findings if finding.code == code]
     assert found.advice
     assert "\n" not in found.message + found.advice
     return found
@@ -67,7 +71,7 @@ def test_nothing_is_wrong(swapped: Worker, cluster: Cluster, root: Path) -> None
     """A swapped node with a healthy cluster: exit code 0 and words that say so; nothing is written."""
     before = swapped.fingerprint()
     status = look(swapped, root)
-    assert status.problems == []
+    assert status.findings == []
     assert status.exit_code == 0
     text = status_text(status)
     assert text.startswith(f"{DEFAULT_HOST} in {swapped.hosts}: swapped: the VIP {VIP} comes first\n")
@@ -83,7 +87,7 @@ def test_json(swapped: Worker) -> None:
     """For programs: everything in one object, with the exit code."""
     document = swapped.run("status", "-o", "json").ok().json()
     assert document.keys() == {
-        *("version", "host", "role", "hosts_file", "block", "answers", "units", "problems", "exit_code"),
+        *("version", "host", "role", "hosts_file", "block", "answers", "units", "findings", "exit_code"),
     }
     assert document["block"]["present"] is True
     assert document["block"]["addresses"][0] == VIP
@@ -104,19 +108,12 @@ def test_exit_codes(joined: Worker, cluster: Cluster) -> None:
     assert done.json()["exit_code"] == 3
     done = joined.run("status")
     assert done.code == 3
-    assert "ERROR: none of the 3 control planes answers" in done.stdout
+    assert "ERROR: none of the 3 control planes is ready or alive" in done.stdout
     assert "    -> " in done.stdout
 
 
-def test_errors_come_first(joined: Worker) -> None:
-    """In the text errors stand before warnings, each with what to do about it."""
-    text = joined.run("status").stdout
-    assert text.index("ERROR: ") < text.index("WARNING: ")
-    assert text.count("    -> ") == text.count("ERROR: ") + text.count("WARNING: ")
-
-
 def test_a_configuration_that_cannot_be_used(swapped: Worker) -> None:
-    """The mistake is a problem, exit code 5, and the block and the units are told all the same."""
+    """The mistake is a finding with exit code 5, and the block and the units are told all the same."""
     swapped.config.write_text("vpi: 1\n")
     done = swapped.run("status")
     done.failed(5, "vpi")
@@ -129,10 +126,10 @@ def test_a_configuration_that_cannot_be_used(swapped: Worker) -> None:
     assert document["exit_code"] == 5
     assert document["block"]["addresses"][0] == VIP
     assert document["answers"] == []
-    assert [problem["code"] for problem in document["problems"] if problem["severity"] == "error"] == [
+    assert [finding["code"] for finding in document["findings"] if finding["severity"] == "error"] == [
         "configuration"
     ]
-    assert "did you mean vip?" in document["problems"][0]["message"]
+    assert "did you mean vip?" in document["findings"][0]["message"]
 
 
 def test_without_a_configuration_the_block_says_its_name(worker: Worker) -> None:
@@ -144,7 +141,7 @@ def test_without_a_configuration_the_block_says_its_name(worker: Worker) -> None
     document = worker.run("status", "-o", "json").json()
     assert document["host"] == "api.example"
     assert document["block"]["addresses"] == ["10.0.0.11"]
-    assert "block-edited" not in [problem["code"] for problem in document["problems"]]
+    assert "block-edited" not in [finding["code"] for finding in document["findings"]]
     worker.hosts.unlink()
     worker.run("status").failed(5)
 
@@ -164,10 +161,10 @@ def test_what_only_root_may_read(cluster: Cluster) -> None:
             with without_rights(folder) as before:
                 document = worker.run("status", "-o", "json", before=before).json()
                 assert "only root can tell" in document["block"]["meaning"]
-                problems = {problem["code"]: problem for problem in document["problems"]}
-                assert "block-edited" not in problems
-                assert "as root" in problems["ca-missing"]["advice"]
-                assert "copy" not in problems["ca-missing"]["advice"]
+                findings = {finding["code"]: finding for finding in document["findings"]}
+                assert "block-edited" not in findings
+                assert "as root" in findings["ca-missing"]["advice"]
+                assert "copy" not in findings["ca-missing"]["advice"]
         finally:
             worker.state.chmod(0o755)
             ca.chmod(0o644)
@@ -189,11 +186,11 @@ def test_foreign_line(swapped: Worker, root: Path) -> None:
     swapped.hosts.write_bytes(
         f"10.9.9.9 x\n10.9.9.8 y {DEFAULT_HOST.upper()}\n".encode() + swapped.hosts.read_bytes()
     )
-    problem = only(look(swapped, root), "foreign-line")
-    assert f"{swapped.hosts}:2:" in problem.message
-    assert "10.9.9.8 y" in problem.message
-    assert "on_conflict" in problem.advice
-    assert problem.severity == "error"
+    finding = only(look(swapped, root), "foreign-line")
+    assert f"{swapped.hosts}:2:" in finding.message
+    assert "10.9.9.8 y" in finding.message
+    assert "on_conflict" in finding.advice
+    assert finding.severity is Severity.ERROR
 
 
 def test_block_edited(swapped: Worker, root: Path) -> None:
@@ -207,9 +204,9 @@ def test_block_edited(swapped: Worker, root: Path) -> None:
         (whole + whole[whole.index(BEGIN) :], "second block"),
     ):
         swapped.hosts.write_bytes(damaged)
-        problem = only(look(swapped, root), "block-edited")
-        assert words in problem.message
-        assert "apiha reconcile" in problem.advice
+        finding = only(look(swapped, root), "block-edited")
+        assert words in finding.message
+        assert "apiha reconcile" in finding.advice
 
 
 def test_hosts_file_unreadable(joined: Worker, root: Path) -> None:
@@ -217,9 +214,9 @@ def test_hosts_file_unreadable(joined: Worker, root: Path) -> None:
     joined.hosts.unlink()
     joined.hosts.mkdir()
     status = look(joined, root)
-    assert only(status, "hosts-file").severity == "error"
+    assert only(status, "hosts-file").severity is Severity.ERROR
     assert status.meaning == "unreadable"
-    assert len(status.answers) == 4
+    assert len(status.seen.answers) == 4
     assert "unreadable" in status_text(status)
     assert json.dumps(status_json(status))
 
@@ -237,7 +234,7 @@ def test_a_write_that_was_interrupted(swapped: Worker, root: Path) -> None:
     swapped.hosts.with_name("hosts.apiha-intended").write_bytes(swapped.hosts.read_bytes())
     assert str(backup) in only(look(swapped, root), "write-interrupted").message
     swapped.run("reconcile").ok()
-    assert look(swapped, root).problems == []
+    assert look(swapped, root).findings == []
 
 
 def test_role_control_plane(joined: Worker, cluster: Cluster, root: Path) -> None:
@@ -248,8 +245,8 @@ def test_role_control_plane(joined: Worker, cluster: Cluster, root: Path) -> Non
     joined.run("reconcile").ok()
     status = look(joined, root)
     assert status.meaning == "this node's own API server comes first"
-    assert "role" not in codes(status.problems)
-    assert "fallbacks serve" in only(status, "first-dead").advice
+    assert "role" not in codes(status.findings)
+    assert "fallbacks" in only(status, "first-dead").advice
 
 
 # ------------------------------------------------------------------------------------------------- who answers
@@ -260,29 +257,22 @@ def test_first_dead(joined: Worker, cluster: Cluster, root: Path) -> None:
     joined.run("pin-host").ok()
     cluster.behave("stopped", "expired")
     status = look(joined, root)
-    problem = only(status, "first-dead")
-    assert problem.severity == "error"
-    assert f"{cluster.in_order()[0].endpoint} comes first in the block and is refused" in problem.message
-    assert only(status, "control-plane-down").severity == "warning"
+    finding = only(status, "first-dead")
+    assert finding.severity is Severity.ERROR
+    assert f"{cluster.in_order()[0].endpoint} comes first in the block and is refused" in finding.message
+    assert only(status, "control-plane-down").severity is Severity.WARNING
 
 
-def test_vip_silent(swapped: Worker, cluster: Cluster, root: Path) -> None:
+def test_vip_down(swapped: Worker, cluster: Cluster, root: Path) -> None:
     """A silent VIP is an error where the block relies on it, else a warning; kube-proxy is named."""
     cluster.vip.stop()
-    problem = only(look(swapped, root), "vip-silent")
-    assert problem.severity == "error"
-    assert "kube-proxy" in problem.advice
+    finding = only(look(swapped, root), "vip-down")
+    assert finding.severity is Severity.ERROR
+    assert "kube-proxy" in finding.advice
     swapped.run("reconcile").ok()
     status = look(swapped, root)
-    assert only(status, "vip-silent").severity == "warning"
+    assert only(status, "vip-down").severity is Severity.WARNING
     assert status.exit_code == 0
-
-
-def test_not_swapped(joined: Worker, cluster: Cluster, root: Path) -> None:
-    """The VIP answers and the block does not say VIP first: a warning."""
-    joined.run("pin-host").ok()
-    cluster.vip.start()
-    assert only(look(joined, root), "not-swapped").severity == "warning"
 
 
 def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> None:
@@ -293,37 +283,14 @@ def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> 
     assert "control_plane: not set" in only(look(worker, root), "configuration").message
 
 
-def test_port_mismatch(swapped: Worker, cluster: Cluster, root: Path) -> None:
-    """A control plane on another port, configured or learned, is named in a warning."""
-    other = cluster.port - 1
-    first, second, third = (plane.address for plane in cluster.planes)
-    swapped.configure(cluster.settings, control_plane=[first, second, f"{third}:{other}"])
-    problem = only(look(swapped, root), "port-mismatch")
-    assert problem.severity == "warning"
-    assert f"{third}:{other} is not on port {cluster.port}" in problem.message
-    swapped.configure(cluster.settings)
-    save_learned(swapped.state, [Endpoint(plane.address, plane.port) for plane in cluster.planes])
-    assert look(swapped, root).problems == []
-    save_learned(swapped.state, [Endpoint("127.0.0.14", other)])
-    status = look(swapped, root)
-    assert f"127.0.0.14:{other}" in only(status, "port-mismatch").message
-    assert status.exit_code == 0
-
-
 def test_learned_control_planes_are_known_without_a_ca(swapped: Worker, cluster: Cluster, root: Path) -> None:
     """When nothing can be probed, a learned control plane in the block is still no stranger."""
     save_learned(swapped.state, [Endpoint("127.0.0.14", cluster.port)])
     HostsFile(swapped.hosts, state_dir=swapped.state).pin(DEFAULT_HOST, ["127.0.0.14"])
     swapped.configure(cluster.settings, ca_file="/nonexistent/ca.crt")
     status = look(swapped, root)
-    assert status.answers == []
-    assert "block-edited" not in codes(status.problems)
-
-
-def test_insecure(swapped: Worker, cluster: Cluster, root: Path) -> None:
-    """Certificates that are not verified are a warning each time."""
-    swapped.configure(cluster.settings, insecure_skip_tls_verify=True)
-    assert only(look(swapped, root), "insecure").severity == "warning"
+    assert status.seen.answers == ()
+    assert "block-edited" not in codes(status.findings)
 
 
 # ------------------------------------------------------------------------------------------------- trust and time
@@ -338,7 +305,7 @@ def test_ca_missing(swapped: Worker, cluster: Cluster, root: Path, tmp_path: Pat
         status = look(swapped, root)
         assert str(place) in only(status, "ca-missing").message
         assert "CA" in only(status, "ca-missing").advice
-        assert "configuration" not in codes(status.problems)
+        assert "configuration" not in codes(status.findings)
         assert status.meaning.startswith("swapped")
         assert swapped.run("status").code == 9
 
@@ -354,14 +321,14 @@ def test_ca_expiring_and_expired(swapped: Worker, cluster: Cluster, root: Path) 
     """A month before its end the CA is a warning with the date and the days left, after it an error."""
     end = ca_end(cluster.authority)
     now = datetime.now(timezone.utc)
-    assert "ca-expiring" not in codes(look(swapped, root, ahead=end - now - timedelta(days=31)).problems)
-    problem = only(look(swapped, root, ahead=end - now - timedelta(days=9, hours=12)), "ca-expiring")
-    assert problem.severity == "warning"
-    assert f"{end:%Y-%m-%d}" in problem.message
-    assert "in 9 days" in problem.message
-    problem = only(look(swapped, root, ahead=end - now + timedelta(days=1, hours=1)), "ca-expired")
-    assert problem.severity == "error"
-    assert "1 day ago" in problem.message
+    assert "ca-expiring" not in codes(look(swapped, root, ahead=end - now - timedelta(days=31)).findings)
+    finding = only(look(swapped, root, ahead=end - now - timedelta(days=9, hours=12)), "ca-expiring")
+    assert finding.severity is Severity.WARNING
+    assert f"{end:%Y-%m-%d}" in finding.message
+    assert "in 9 days" in finding.message
+    finding = only(look(swapped, root, ahead=end - now + timedelta(days=1, hours=1)), "ca-expired")
+    assert finding.severity is Severity.ERROR
+    assert "1 day ago" in finding.message
 
 
 def test_serving_certificate_expiring(joined: Worker, cluster: Cluster, root: Path) -> None:
@@ -369,10 +336,10 @@ def test_serving_certificate_expiring(joined: Worker, cluster: Cluster, root: Pa
     plane = cluster.planes[0]
     plane.certificate = cluster.authority.issue(days=20.5)
     joined.run("pin-host").ok()
-    problem = only(look(joined, root), "certificate-expiring")
-    assert problem.severity == "warning"
-    assert plane.endpoint in problem.message
-    assert "in 20 days" in problem.message
+    finding = only(look(joined, root), "certificate-expiring")
+    assert finding.severity is Severity.WARNING
+    assert plane.endpoint in finding.message
+    assert "in 20 days" in finding.message
 
 
 @pytest.mark.parametrize("behaviour", ["expired", "not_yet_valid"])
@@ -382,10 +349,10 @@ def test_certificate_outside_its_validity(
     """An expired certificate, while the clocks agree, is the certificate's fault."""
     joined.run("pin-host").ok()
     cluster.planes[0].behaviour = behaviour
-    problem = only(look(joined, root), "certificate-validity")
-    assert cluster.planes[0].endpoint in problem.message
-    assert "clocks agree" in problem.message
-    assert problem.severity == "error"
+    finding = only(look(joined, root), "certificate-validity")
+    assert cluster.planes[0].endpoint in finding.message
+    assert "clocks agree" in finding.message
+    assert finding.severity is Severity.ERROR
 
 
 def test_clock_skew_against_a_certificates_validity(joined: Worker, cluster: Cluster, root: Path) -> None:
@@ -393,33 +360,21 @@ def test_clock_skew_against_a_certificates_validity(joined: Worker, cluster: Clu
     for plane in cluster.planes:
         plane.behaviour = "not_yet_valid"
     status = look(joined, root, ahead=timedelta(days=-2))
-    problem = only(status, "clock-skew")
-    assert problem.severity == "error"
-    assert "not valid yet" in problem.message
-    assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in problem.message
-    assert f"{datetime.now(timezone.utc) - timedelta(days=2):%Y-%m-%d}" in problem.message
-    assert "chrony" in problem.advice
-    assert "certificate-validity" not in codes(status.problems)
+    finding = only(status, "clock-skew")
+    assert finding.severity is Severity.ERROR
+    assert "not valid yet" in finding.message
+    assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in finding.message
+    assert f"{datetime.now(timezone.utc) - timedelta(days=2):%Y-%m-%d}" in finding.message
+    assert "chrony" in finding.advice
+    assert "certificate-validity" not in codes(status.findings)
 
 
 def test_clock_skew_by_itself(swapped: Worker, root: Path) -> None:
     """A clock that is minutes off is one warning, even while every certificate still holds."""
-    problem = only(look(swapped, root, ahead=timedelta(minutes=5)), "clock-skew")
-    assert problem.severity == "warning"
-    assert "this machine's clock says" in problem.message
-    assert "clock-skew" not in codes(look(swapped, root, ahead=timedelta(seconds=20)).problems)
-
-
-def test_clock_of_one_control_plane(swapped: Worker, cluster: Cluster, root: Path) -> None:
-    """When one control plane's clock is off and the others agree with this machine, it is that one's."""
-    plane = cluster.planes[2]
-    plane.behaviour = "scripted"
-    date = format_datetime(datetime.now(timezone.utc) - timedelta(hours=1), usegmt=True)
-    plane.script = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 2\r\n\r\nok".encode()
-    cluster.vip.targets = cluster.vip.targets[:2]
-    problem = only(look(swapped, root), "clock-skew")
-    assert problem.message.startswith(f"the clock of {plane.endpoint} says")
-    assert problem.severity == "warning"
+    finding = only(look(swapped, root, ahead=timedelta(minutes=5)), "clock-skew")
+    assert finding.severity is Severity.WARNING
+    assert "this machine's clock says" in finding.message
+    assert "clock-skew" not in codes(look(swapped, root, ahead=timedelta(seconds=20)).findings)
 
 
 # ------------------------------------------------------------------------------------------------- other programs
@@ -459,19 +414,19 @@ def test_cloud_init(worker: Worker, root: Path, files: dict[str, str], place: st
         (root / name).write_text(text)
     status = look(worker, root)
     if place is None:
-        assert "cloud-init" not in codes(status.problems)
+        assert "cloud-init" not in codes(status.findings)
     else:
-        problem = only(status, "cloud-init")
-        assert f"/{place}: manage_etc_hosts is on" in problem.message
-        assert "each boot" in problem.message
+        finding = only(status, "cloud-init")
+        assert f"/{place}: manage_etc_hosts is on" in finding.message
+        assert "each boot" in finding.message
 
 
 def test_nsswitch(swapped: Worker, root: Path) -> None:
     """A resolver that does not read the hosts file makes all of it pointless: an error."""
     (root / "etc/nsswitch.conf").write_text("hosts: dns # files\n")
-    assert only(look(swapped, root), "nsswitch").severity == "error"
+    assert only(look(swapped, root), "nsswitch").severity is Severity.ERROR
     (root / "etc/nsswitch.conf").unlink()
-    assert "nsswitch" not in codes(look(swapped, root).problems)
+    assert "nsswitch" not in codes(look(swapped, root).findings)
 
 
 SHOWN = """\
@@ -525,7 +480,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 def test_units(swapped: Worker, root: Path, systemd: Systemd) -> None:
     """The units' states are told; disabled ones are errors, missing ones a warning."""
-    assert look(swapped, root).problems == []
+    assert look(swapped, root).findings == []
     systemd.show(
         {
             "apiha-reconcile.timer": ("loaded", "active", "waiting", "disabled"),
@@ -533,7 +488,7 @@ def test_units(swapped: Worker, root: Path, systemd: Systemd) -> None:
         }
     )
     status = look(swapped, root)
-    assert codes(status.problems) == ["unit-disabled", "unit-missing"]
+    assert codes(status.findings) == ["unit-disabled", "unit-missing"]
     assert "apiha-reconcile.timer" in only(status, "unit-disabled").message
     assert "apiha-reconcile.path" in only(status, "unit-missing").message
     text = status_text(status)
@@ -541,58 +496,20 @@ def test_units(swapped: Worker, root: Path, systemd: Systemd) -> None:
     assert "  apiha-reconcile.path     not installed\n" in text
 
 
-@pytest.mark.parametrize("name", [name for name in HEALTHY if name.endswith(".service")])
-def test_a_service_that_failed(
-    swapped: Worker, cluster: Cluster, root: Path, systemd: Systemd, name: str
-) -> None:
-    """It is an error while the block is bad or its first address silent, and a warning once the node is healed."""
-    systemd.show({name: FAILED})
-    status = look(swapped, root)
-    problem = only(status, "unit-failed")
-    assert problem.severity == "warning"
-    assert f"systemctl reset-failed {name.removesuffix('.service')}" in problem.advice
-    assert status.exit_code == 0
-    cluster.vip.stop()
-    problem = only(look(swapped, root), "unit-failed")
-    assert (problem.severity, problem.message) == ("error", f"{name} failed")
-    assert f"journalctl -u {name}" in problem.advice
-    cluster.vip.start()
-    assert only(look(swapped, root), "unit-failed").severity == "warning"
-    swapped.hosts.write_bytes(ORIGINAL)
-    assert only(look(swapped, root), "unit-failed").severity == "error"
-
-
-def test_a_timer_that_failed(swapped: Worker, root: Path, systemd: Systemd) -> None:
-    """What should be active all the time is an error even on a healthy node."""
-    systemd.show({"apiha-reconcile.timer": FAILED})
-    assert only(look(swapped, root), "unit-failed").severity == "error"
-
-
-def test_unit_inactive(swapped: Worker, root: Path, systemd: Systemd) -> None:
-    """A timer or path that is enabled but was never started, or stopped, is a warning that says how to start it."""
-    names = ["apiha-reconcile.timer", "apiha-reconcile.path"]
-    systemd.show(dict.fromkeys(names, ("loaded", "inactive", "dead", "enabled")))
-    status = look(swapped, root)
-    assert codes(status.problems) == ["unit-inactive"]
-    problem = only(status, "unit-inactive")
-    assert problem.severity == "warning"
-    assert f"systemctl start {' '.join(names)}" in problem.advice
-
-
 def test_without_systemd(
     swapped: Worker, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine without systemd that is said, and is no problem."""
+    """On a machine without systemd that is said, and nothing is wrong about it."""
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert shutil.which("systemctl") is None
     status = look(swapped, root)
-    assert status.problems == []
+    assert status.findings == []
     assert "systemd does not run here" in status_text(status)
 
 
 def test_kubeconfig(swapped: Worker, cluster: Cluster, root: Path) -> None:
-    """A kubelet that reaches its current cluster by another URL is a warning; a broken kubelet.conf is not."""
+    """The URL is that of the current context; a broken kubelet.conf is no finding."""
     path = root / "etc/kubernetes/kubelet.conf"
     path.parent.mkdir()
     wanted = f"https://{DEFAULT_HOST}:{cluster.port}"
@@ -605,28 +522,17 @@ def test_kubeconfig(swapped: Worker, cluster: Cluster, root: Path) -> None:
         contexts = [{"name": "a", "context": {"cluster": "c"}}]
         path.write_text(json.dumps({"current-context": "a", "contexts": contexts, "clusters": clusters}))
 
-    for server in (wanted, f"{wanted}/", wanted.upper().replace("HTTPS", "https")):
-        write(server)
-        assert look(swapped, root).problems == []
-    for server in (
-        f"https://10.0.0.11:{cluster.port}",
-        f"https://{DEFAULT_HOST}",
-        f"http://{DEFAULT_HOST}:{cluster.port}",
-        f"https://{DEFAULT_HOST}:port",
-        "",
-    ):
-        write(server)
-        status = look(swapped, root)
-        problem = only(status, "kubeconfig")
-        assert problem.severity == "warning"
-        assert f"{path}: server: {server} is not {wanted}" in problem.message
-        assert wanted in problem.advice
-        assert status.exit_code == 0
-    swapped.configure(cluster.settings, role="control-plane")
-    assert "kubeconfig" not in codes(look(swapped, root).problems)
-    swapped.configure(cluster.settings)
+    write(wanted)
+    assert look(swapped, root).findings == []
+    write(f"https://10.0.0.11:{cluster.port}")
+    status = look(swapped, root)
+    assert (
+        f"{path}: server: https://10.0.0.11:{cluster.port} is not {wanted}"
+        in only(status, "kubeconfig").message
+    )
+    assert status.exit_code == 0
     path.write_text("[")
-    assert look(swapped, root).problems == []
+    assert look(swapped, root).findings == []
 
 
 def test_ca_of_the_kubelet(swapped: Worker, cluster: Cluster, root: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from apiha.config import ENV_OF_THE_CLI, SETTINGS, Config, Setting, load, templa
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
 from apiha.install import UNITS
+from apiha.status.checks import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -236,18 +237,14 @@ def calls(path: str, name: str) -> Iterator[ast.Call]:
                 yield node
 
 
-def problem_codes() -> set[str]:
-    """The codes of every `Problem(severity, code, …)` in apiha/status/__init__.py."""
-    return {code for call in calls("apiha/status/__init__.py", "Problem") for code in texts_of(call.args[1])}
-
-
-def test_every_problem_of_status_has_a_section() -> None:
-    """Operations has a section for each code, and none for a code that does not exist."""
+def test_every_finding_of_status_has_a_section() -> None:
+    """Operations has a section for each check of the table, its row in the list of codes, and no others."""
     text = section(page("operations.md"), "## What `apiha status` reports")
-    headings = set(re.findall(r"^### ([a-z0-9-]+)$", text, re.MULTILINE))
-    codes = problem_codes()
-    assert len(codes) > 10
-    assert headings == codes
+    assert set(re.findall(r"^### ([a-z0-9-]+)$", text, re.MULTILINE)) == {check.code for check in CHECKS}
+    assert [row for row in rows(text) if row[0].startswith("[`")] == [
+        [f"[`{check.code}`](#{check.code})", ", ".join(s.value for s in check.severities), check.meaning]
+        for check in CHECKS
+    ]
 
 
 def test_the_lines_of_the_journal_are_those_of_the_code() -> None:

@@ -1,0 +1,223 @@
+"""Looks at the machine and at its addresses: what `apiha status` and `apiha probe` see. Nothing is judged here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+import subprocess
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from apiha.config import Config, read_text, require_control_plane
+from apiha.endpoint import Endpoint
+from apiha.errors import ApihaError, ConfigError
+from apiha.hosts import HostsFile, current, find_foreign, parse
+from apiha.install import UNITS
+from apiha.node.learned import LEARNED, load_learned
+from apiha.node.phases import LOOPBACK
+from apiha.paths import KUBELET_KUBECONFIG
+from apiha.probe import Prober, probe_all
+from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState
+from apiha.trust import load_ca, read_kubeconfig
+
+CLOUD_CONFIGS = (
+    "etc/cloud/cloud.cfg",
+    "etc/cloud/cloud.cfg.d/*.cfg",
+    "var/lib/cloud/instance/cloud-config.txt",
+)
+# `true` and `template` make cloud-init write the whole file anew at each boot; `localhost` only touches 127.0.1.1:
+# https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
+_REWRITES = (True, "true", "True", "template")
+
+
+def look(
+    config: Config, hosts_file: Path, state_dir: Path, *, now: datetime | None = None, root: Path = Path("/")
+) -> Observations:
+    """Look at everything; errors become part of what was seen, not exceptions.
+
+    `now` is this machine's clock (UTC); below `root` is what other programs are configured with.
+    """
+    answers: list[Answer] = []
+    config_error = ""
+    try:
+        answers = probe_addresses(config, state_dir)
+    except ConfigError as error:
+        config_error = str(error)
+    return Observations(
+        config,
+        now or datetime.now(timezone.utc),
+        hosts=look_at_hosts(config, hosts_file, state_dir),
+        ca=look_at_ca(config),
+        config_error=config_error,
+        control_planes=tuple(_control_planes(config, state_dir)),
+        all_known=_may_read_learned(state_dir),
+        answers=tuple(answers),
+        units=unit_states(),
+        kubelet=_look_at_kubelet(root),
+        rewritten_by=_cloud_init_rewrites(root),
+        nsswitch=_nsswitch(root),
+    )
+
+
+def look_unconfigured(
+    error: ConfigError, hosts_file: Path, state_dir: Path, *, root: Path = Path("/")
+) -> Observations:
+    """What can be seen without a configuration: the block, for the name that it gives itself, and the units."""
+    config = Config(host=_host_of_block(hosts_file, state_dir) or Config.host)
+    return Observations(
+        config,
+        datetime.now(timezone.utc),
+        hosts=look_at_hosts(config, hosts_file, state_dir),
+        configured=False,
+        config_error=str(error),
+        all_known=False,
+        units=unit_states(),
+        rewritten_by=_cloud_init_rewrites(root),
+        nsswitch=_nsswitch(root),
+    )
+
+
+def probe_addresses(config: Config, state_dir: Path) -> list[Answer]:
+    """Probe all control planes, configured and learned, and the VIP, all at once. Raises ConfigError.
+
+    A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
+    dates and the server's time can be told; the answer stays untrusted.
+    """
+    control_planes = _control_planes(config, state_dir)
+    vip = [config.vip_endpoint] if config.vip_endpoint else []
+    if not control_planes and not vip:
+        require_control_plane(config)
+    prober = Prober.from_config(config)
+    results = probe_all(prober.probe, control_planes + vip)
+    disputed = [r.endpoint for r in results if r.clock_problem]
+    timeless = Prober.from_config(config, ignore_validity_period=True) if disputed else prober
+    dates = {r.endpoint: r for r in probe_all(timeless.probe, disputed)}
+    answers = []
+    for index, result in enumerate(results):
+        role: Literal["control-plane", "vip"] = "control-plane" if index < len(control_planes) else "vip"
+        seen = dates.get(result.endpoint, result)
+        told = replace(result, certificate_expires=seen.certificate_expires, server_time=seen.server_time)
+        answers.append(Answer(role, told))
+    return answers
+
+
+def _control_planes(config: Config, state_dir: Path) -> list[Endpoint]:
+    """This node's own API server if it has one, then the configured control planes, then the learned ones."""
+    own = [Endpoint(LOOPBACK, config.port)] if config.role == "control-plane" else []
+    return own + list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
+
+
+def _may_read_learned(state_dir: Path) -> bool:
+    """Whether this user may see what was learned; the state folder is root's."""
+    try:
+        (state_dir / LEARNED).stat()
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def look_at_hosts(config: Config, hosts_file: Path, state_dir: Path) -> HostsFileView:
+    """The block, other lines for the name, and whether a write was interrupted."""
+    file = HostsFile(hosts_file, state_dir=state_dir)
+    try:
+        data = file.read()
+    except ApihaError as error:
+        return HostsFileView(hosts_file, error=str(error))
+    return HostsFileView(
+        hosts_file,
+        current(data, config.host),
+        foreign=tuple(find_foreign(data, config.host)),
+        backup=file.interrupted(),
+    )
+
+
+def _host_of_block(hosts_file: Path, state_dir: Path) -> str | None:
+    """The name in the block's first line, if there is one."""
+    try:
+        text = parse(HostsFile(hosts_file, state_dir=state_dir).read())
+    except ApihaError:
+        return None
+    entries = [line.split() for block in text.blocks for line in block.lines]
+    names = (words[1] for words in entries if len(words) > 1 and not words[0].startswith(b"#"))
+    return next((name.decode("ascii", "replace") for name in names), None)
+
+
+def look_at_ca(config: Config) -> CaView:
+    """The CA that control planes must prove themselves with; of several the one that lasts longest (a rotation)."""
+    if config.insecure_skip_tls_verify:
+        return CaView()
+    try:
+        authority = load_ca(config)
+    except ConfigError as error:
+        return CaView(error=str(error), hidden=os.strerror(errno.EACCES) in str(error))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=authority.pem)
+    except (ssl.SSLError, ValueError):
+        return CaView(authority.source, error=f"{authority.source}: holds no certificate")
+    ends = [certificate.get("notAfter") for certificate in context.get_ca_certs()]
+    dates = [
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(end), timezone.utc)
+        for end in ends
+        if isinstance(end, str)
+    ]
+    return CaView(authority.source, max(dates, default=None))
+
+
+def unit_states() -> tuple[UnitState, ...]:
+    """The state of apiha's units; empty where systemd does not run."""
+    properties = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState")
+    command = ["systemctl", "show", "--property", ",".join(properties), "--", *UNITS]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    states = []
+    for paragraph in shown.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in paragraph.splitlines() if "=" in line)
+        states.append(UnitState(*(values.get(name, "") for name in properties)))
+    return tuple(states)
+
+
+def _look_at_kubelet(root: Path) -> KubeletView:
+    path = root / KUBELET_KUBECONFIG.relative_to("/")
+    try:
+        return KubeletView(path, read_kubeconfig(path).server)
+    except ConfigError:  # not joined yet, not root, or so broken that kubelet says so itself
+        return KubeletView(path)
+
+
+def _nsswitch(root: Path) -> tuple[str, ...] | None:
+    """The words of the line `hosts:`, nsswitch.conf(5); None if there is no such line."""
+    try:
+        lines = (root / "etc/nsswitch.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((tuple(line.split("#")[0].split()) for line in lines if line.startswith("hosts:")), None)
+
+
+def _cloud_init_rewrites(root: Path) -> tuple[tuple[str, int], ...]:
+    """Files and lines that turn cloud-init's rewriting on; the last word wins, as in cloud-init."""
+    import yaml
+
+    if (root / "etc/cloud/cloud-init.disabled").exists():
+        return ()
+    found: tuple[tuple[str, int], ...] = ()
+    for pattern in CLOUD_CONFIGS:
+        for path in sorted(root.glob(pattern)):
+            try:
+                text = read_text(path, "cloud-init's configuration")
+                document = yaml.safe_load(text)
+            except (ConfigError, yaml.YAMLError, RecursionError, ValueError):
+                continue
+            if not isinstance(document, dict) or "manage_etc_hosts" not in document:
+                continue
+            lines = enumerate(text.splitlines(), start=1)
+            number = next((n for n, line in lines if line.startswith("manage_etc_hosts")), 1)
+            found = ((str(path), number),) if document["manage_etc_hosts"] in _REWRITES else ()
+    return found

@@ -1,0 +1,286 @@
+"""How each check decides: a function from what was seen to what it found. Pure; the table is in checks.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from apiha.endpoint import Endpoint
+from apiha.errors import ExitCode
+from apiha.findings import Severity
+from apiha.node.phases import LOOPBACK
+from apiha.status.model import Found, Observations, UnitState
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+
+
+# ------------------------------------------------------------------------------------------ configuration and trust
+
+
+def configuration(seen: Observations) -> Iterator[Found]:
+    """What kept everything from being probed; a missing CA does so as well, and is told with its own advice."""
+    if not seen.configured:
+        advice = "fix the configuration; until then nothing is probed and nothing is written"
+        yield Found(seen.config_error, advice=advice, exit_code=ExitCode.CONFIG)
+    elif seen.config_error and not seen.ca.error:
+        yield Found(seen.config_error)
+
+
+def ca_missing(seen: Observations) -> Iterator[Found]:
+    """A CA that is not there, or cannot be used."""
+    if seen.ca.error:
+        yield Found(
+            seen.ca.error,
+            advice="run it as root: this user may not read what is there" if seen.ca.hidden else "",
+        )
+
+
+def insecure(seen: Observations) -> Iterator[Found]:
+    """Certificates that are not verified."""
+    if seen.config.insecure_skip_tls_verify:
+        yield Found(
+            "insecure_skip_tls_verify is on: any machine that answers can become this node's API server"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- hosts file
+
+
+def hosts_file(seen: Observations) -> Iterator[Found]:
+    """A hosts file that cannot be read."""
+    if seen.hosts.error:
+        yield Found(seen.hosts.error)
+
+
+def foreign_line(seen: Observations) -> Iterator[Found]:
+    """Lines outside the block that name the host."""
+    for line in seen.hosts.foreign:
+        yield Found(
+            f"{seen.hosts.path}:{line.number}: a line outside the block names {seen.config.host} too: {line.text}",
+            ERROR if seen.config.on_conflict == "refuse" else WARNING,
+        )
+
+
+def write_interrupted(seen: Observations) -> Iterator[Found]:
+    """What a write in place left behind that was killed."""
+    if seen.hosts.backup is not None:
+        yield Found(
+            f"{seen.hosts.path}: a write was interrupted, and the file may be incomplete; its earlier content is in "
+            f"{seen.hosts.backup}"
+        )
+
+
+def line_too_long(seen: Observations) -> Iterator[Found]:
+    """A line that hides the block from Go programs."""
+    block = seen.hosts.block
+    if block is not None and block.unseen_by_go is not None:
+        yield Found(
+            f"{seen.hosts.path}:{block.unseen_by_go}: a line of 64 KiB or more: Go programs such as kubelet stop "
+            "reading there and do not see the block"
+        )
+
+
+def no_block(seen: Observations) -> Iterator[Found]:
+    """No block at all."""
+    block = seen.hosts.block
+    if block is not None and not block.present:
+        no_address = "" if seen.hosts.foreign else f", and no address for {seen.config.host}"
+        yield Found(f"{seen.hosts.path} has no block of apiha{no_address}")
+
+
+def block_edited(seen: Observations) -> Iterator[Found]:
+    """A block with lines or addresses that apiha would not write."""
+    block = seen.hosts.block
+    if block is None or not block.present:
+        return
+    known = {seen.config.vip, *(endpoint.address for endpoint in seen.control_planes)}
+    strangers = [a for a in block.addresses if seen.configured and seen.all_known and a not in known]
+    wrong = [*block.damage, *(f"{address} is neither the VIP nor a control plane" for address in strangers)]
+    if wrong:
+        yield Found(
+            f"{seen.hosts.path}: the block was edited, or the configuration changed: {'; '.join(wrong)}"
+        )
+
+
+def role(seen: Observations) -> Iterator[Found]:
+    """A control-plane node that does not use its own API server first."""
+    if seen.config.role == "control-plane" and seen.first not in (None, LOOPBACK):
+        yield Found(f"role is control-plane, but {seen.first} comes first in the block instead of {LOOPBACK}")
+
+
+# ------------------------------------------------------------------------------------------------- who answers
+
+
+def no_control_planes_known(seen: Observations) -> Iterator[Found]:
+    """Nobody but the VIP to go to."""
+    others = [result for result in seen.planes if result.endpoint.address != LOOPBACK]
+    if seen.answers and not others and seen.all_known:
+        yield Found(
+            "control_plane is not set: without the VIP this node finds no API server",
+            ERROR if seen.config.role == "worker" else WARNING,
+        )
+
+
+def port_mismatch(seen: Observations) -> Iterator[Found]:
+    """Control planes that no client of this node can reach: it takes the port from its URL, not from the hosts file."""
+    for endpoint in seen.control_planes:
+        if endpoint.port != seen.config.port:
+            yield Found(
+                f"control plane {endpoint} is not on port {seen.config.port}: a hosts file carries no port, so clients "
+                f"dial {seen.config.port} there"
+            )
+
+
+def no_control_plane(seen: Observations) -> Iterator[Found]:
+    """Nobody answers."""
+    if seen.planes and not any(result.health.usable for result in seen.planes):
+        count = len(seen.planes)
+        yield Found(
+            "the only control plane is neither ready nor alive"
+            if count == 1
+            else f"none of the {count} control planes is ready or alive"
+        )
+
+
+def first_dead(seen: Observations) -> Iterator[Found]:
+    """The control plane that clients try first does not answer."""
+    for result in seen.planes:
+        if not result.health.usable and result.endpoint.address == seen.first:
+            own = seen.first == LOOPBACK
+            yield Found(
+                f"{result.endpoint} comes first in the block and is {result.health.value}: {result.detail}",
+                advice="look at kube-apiserver on this node; clients use the fallbacks meanwhile"
+                if own
+                else "",
+            )
+
+
+def control_plane_down(seen: Observations) -> Iterator[Found]:
+    """Another control plane does not answer."""
+    for result in seen.planes:
+        if not result.health.usable and result.endpoint.address != seen.first:
+            yield Found(f"control plane {result.endpoint} is {result.health.value}: {result.detail}")
+
+
+def vip_down(seen: Observations) -> Iterator[Found]:
+    """The VIP does not answer."""
+    vip = seen.vip
+    if vip is None or vip.health.usable or seen.config.role != "worker":
+        return
+    if seen.first == vip.endpoint.address:
+        yield Found(
+            f"the VIP {vip.endpoint} comes first in the block and is {vip.health.value}: {vip.detail}"
+        )
+    else:
+        yield Found(
+            f"the VIP {vip.endpoint} is {vip.health.value}: {vip.detail}",
+            WARNING,
+            "normal until kube-proxy runs; else look at kube-proxy on this node and at the Service `apiserver`",
+        )
+
+
+def not_swapped(seen: Observations) -> Iterator[Found]:
+    """The VIP answers and is not used."""
+    vip = seen.vip
+    if vip is None or not vip.health.usable or seen.config.role != "worker":
+        return
+    if seen.first not in (None, vip.endpoint.address):
+        yield Found(f"the VIP {vip.endpoint} answers, but {seen.first} comes first in the block")
+
+
+# ---------------------------------------------------------------------------------------------------- the machine
+
+
+def in_order(seen: Observations) -> bool:
+    """Whether the hosts file is right, and clients of this node find an API server at the first address they try."""
+    wrong = (hosts_file, foreign_line, write_interrupted, line_too_long, no_block, block_edited)
+    errors = [found for find in wrong for found in find(seen) if found.severity is not WARNING]
+    if errors or seen.first is None:
+        return False
+    first = Endpoint(seen.first, seen.config.port)
+    return any(a.result.endpoint == first and a.result.health.usable for a in seen.answers)
+
+
+def unit_failed(seen: Observations) -> Iterator[Found]:
+    """A service that failed stays failed until it runs again, weeks after the node recovered: then it is history."""
+    for unit in seen.units:
+        if unit.active == "failed" and unit.name.endswith(".service") and in_order(seen):
+            name = unit.name.removesuffix(".service")
+            yield Found(
+                f"{unit.name} failed earlier; the block is right by now, and its first address answers",
+                WARNING,
+                f"`systemctl reset-failed {name}` clears it; `journalctl -u {unit.name} -b` says why it failed",
+            )
+        elif unit.active == "failed":
+            yield Found(
+                f"{unit.name} failed",
+                advice=f"`journalctl -u {unit.name} -b` says why; `systemctl restart {unit.name}` tries again",
+            )
+
+
+def unit_disabled(seen: Observations) -> Iterator[Found]:
+    """Units that do not run at the next boot."""
+    for unit in seen.units:
+        if unit.enabled == "disabled" and unit.active != "failed":
+            yield Found(
+                f"{unit.name} is not enabled",
+                advice=f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by "
+                "itself",
+            )
+
+
+def unit_inactive(seen: Observations) -> Iterator[Found]:
+    """What starts the reconcile is active all the time; the services are not."""
+    idle = [u.name for u in seen.units if _watches(u) and (u.active, u.enabled) == ("inactive", "enabled")]
+    if idle:
+        yield Found(
+            f"enabled, but not active: {' and '.join(idle)}: no reconcile from there until the next reboot",
+            advice=f"`systemctl start {' '.join(idle)}`",
+        )
+
+
+def _watches(unit: UnitState) -> bool:
+    return unit.name.endswith((".timer", ".path"))
+
+
+def unit_missing(seen: Observations) -> Iterator[Found]:
+    """Units that are not installed."""
+    missing = [unit.name for unit in seen.units if unit.load == "not-found"]
+    if missing:
+        yield Found(f"not installed: {', '.join(missing)}")
+
+
+def kubeconfig(seen: Observations) -> Iterator[Found]:
+    """A kubelet that does not use the name; one of a control plane may ask the API server beside it (kubeadm's way)."""
+    server, host, port = seen.kubelet.server, seen.config.host, seen.config.port
+    if seen.config.role == "control-plane" or server is None or _is_url_of(server, host, port):
+        return
+    wanted = f"https://{host}:{port}"
+    yield Found(
+        f"{seen.kubelet.path}: server: {server} is not {wanted}: kubelet does not use what apiha writes",
+        advice=f"set server: {wanted} and restart kubelet",
+    )
+
+
+def _is_url_of(url: str, host: str, port: int) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (parts.scheme, parts.hostname, parts.port or 443) == ("https", host, port)
+    except ValueError:  # a port that is not a number, a bracket left open
+        return False
+
+
+def cloud_init(seen: Observations) -> Iterator[Found]:
+    """A cloud-init that rewrites the hosts file."""
+    for name, number in seen.rewritten_by:
+        yield Found(
+            f"{name}:{number}: manage_etc_hosts is on: cloud-init writes the hosts file anew at each boot"
+        )
+
+
+def nsswitch(seen: Observations) -> Iterator[Found]:
+    """Resolvers that do not read the hosts file."""
+    if seen.nsswitch is not None and "files" not in seen.nsswitch:
+        yield Found(
+            "/etc/nsswitch.conf: the line hosts: does not name files, so no program reads the hosts file"
+        )

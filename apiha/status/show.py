@@ -1,0 +1,116 @@
+"""Says what `apiha status` and `apiha probe` found: text for people, JSON for programs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from apiha import __version__
+from apiha.durations import format_duration
+from apiha.status.model import Answer, Status
+
+
+def status_text(status: Status) -> str:
+    """The status for people; each finding with what to do and where it is explained."""
+    seen = status.seen
+    parts = [f"{seen.config.host} in {seen.hosts.path}: {status.meaning}"]
+    if seen.hosts.block and seen.hosts.block.addresses:
+        parts.append("  " + ", then ".join(seen.hosts.block.addresses))
+    if seen.answers:
+        parts += ["", probe_table(seen.answers)]
+    parts += ["", "Units:"]
+    if seen.units:
+        parts.append(_columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))
+    else:
+        parts.append("  systemd does not run here")
+    parts.append("")
+    if not status.findings:
+        parts.append("Nothing is wrong.")
+    else:
+        parts.append("Problems:")
+        for finding in status.findings:
+            parts.append(f"  {finding.severity.value.upper()}: {finding.message}")
+            parts += [f"    -> {finding.advice}", f"    see {finding.link}"]
+    return "\n".join(parts)
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """The status for programs."""
+    seen, block = status.seen, status.seen.hosts.block
+    return {
+        "version": __version__,
+        "host": seen.config.host,
+        "role": seen.config.role,
+        "hosts_file": str(seen.hosts.path),
+        "block": {
+            "present": bool(block and block.present),
+            "meaning": status.meaning,
+            "addresses": list(block.addresses) if block else [],
+        },
+        "answers": probe_json(seen.answers),
+        "units": [
+            {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled}
+            for u in seen.units
+        ],
+        "findings": [
+            {
+                "severity": finding.severity.value,
+                "code": finding.code,
+                "message": finding.message,
+                "advice": finding.advice,
+                "link": finding.link,
+            }
+            for finding in status.findings
+        ],
+        "exit_code": int(status.exit_code),
+    }
+
+
+def probe_table(answers: Sequence[Answer]) -> str:
+    """The answers as a table for people."""
+    rows = [["ADDRESS", "ROLE", "STATE", "HTTP", "LATENCY", "CERT EXPIRES", "WHY"]]
+    for answer in answers:
+        result = answer.result
+        rows.append(
+            [
+                str(result.endpoint),
+                answer.role,
+                result.health.value,
+                str(result.status or "-"),
+                format_duration(result.latency),
+                result.certificate_expires.strftime("%Y-%m-%d") if result.certificate_expires else "-",
+                "" if result.detail == result.health.value else result.detail,
+            ]
+        )
+    return _columns(rows)
+
+
+def probe_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """The answers for programs: times in RFC 3339 (UTC), latency in seconds."""
+    return [
+        {
+            "address": answer.result.endpoint.address,
+            "port": answer.result.endpoint.port,
+            "role": answer.role,
+            "state": answer.result.health.value,
+            "http_status": answer.result.status,
+            "latency_seconds": round(answer.result.latency, 6),
+            "certificate_expires": _json_time(answer.result.certificate_expires),
+            "server_time": _json_time(answer.result.server_time),
+            "why": answer.result.detail,
+        }
+        for answer in answers
+    ]
+
+
+def _json_time(moment: datetime | None) -> str | None:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+def _columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
