@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apiha.cli import main
+from apiha.cli.main import main
 
 if __name__ == "__main__":
     main()

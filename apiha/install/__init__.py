@@ -25,7 +25,7 @@ from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.hosts import HostsFile
 from apiha.log import Reporter
-from apiha.node.phases import report_change
+from apiha.node.pin import report_change
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable  # moves to importlib.resources.abc, which Python 3.10 does not have

@@ -1,1 +1,1 @@
-"""The phases of a node: pin, wait for the VIP, swap, reconcile; and what a node knows and decides."""
+"""A node: what it knows (context, learned), how it decides (choice, trial), what it does (pin, wait, reconcile)."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from apiha.endpoint import Endpoint
 from apiha.probe import Health, ProbeResult
 
-PROOF = 3  # answers in a row that a VIP must give: the Service proxy picks a control plane anew for each connection
+# Answers in a row that prove a VIP, and failures in a row that lose it. More than one, since the Service proxy picks a
+# control plane anew for each connection.
+PROOF = 3
 
 
 @dataclass
@@ -106,16 +108,32 @@ def addresses_for_block(
 
 @dataclass(frozen=True)
 class VipProof:
-    """Counts how often in a row the VIP answered."""
+    """What the VIP's last answers say: the one rule for relying on the VIP and for giving it up.
 
-    needed: int = PROOF
-    streak: int = 0
+    A node takes the VIP after `PROOF` good answers in a row and gives it up after `PROOF` failures in a row. With one
+    dead control plane behind the VIP every third connection fails: the block must not flap then.
+    """
+
+    good: int = 0  # answers in a row
+    bad: int = 0  # failures in a row
 
     def after(self, result: ProbeResult) -> VipProof:
         """The proof with one more answer, good or bad."""
-        return VipProof(self.needed, self.streak + 1 if result.health.usable else 0)
+        return VipProof(good=self.good + 1) if result.health.usable else VipProof(bad=self.bad + 1)
 
     @property
-    def complete(self) -> bool:
+    def proven(self) -> bool:
         """Whether the VIP may be trusted with the node."""
-        return self.streak >= self.needed
+        return self.good >= PROOF
+
+    @property
+    def lost(self) -> bool:
+        """Whether a node that relies on the VIP has to give it up."""
+        return self.bad >= PROOF
+
+    def settled(self, *, swapped: bool) -> bool:
+        """Whether no further answer is needed. One answer that agrees with the block is enough; `swapped` is whether
+        the block says VIP first.
+        """
+        agrees = self.good if swapped else self.bad
+        return agrees > 0 or self.proven or self.lost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apiha.errors import ExitCode
 from apiha.findings import Severity
-from apiha.node.phases import LOOPBACK
+from apiha.node.context import LOOPBACK
 from apiha.status import rules, validity
 from apiha.status.model import Check, Observations, Status
 

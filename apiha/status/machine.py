@@ -16,8 +16,8 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
 from apiha.hosts import HostsFile, current, find_foreign, parse
 from apiha.install import UNITS
+from apiha.node.context import LOOPBACK
 from apiha.node.learned import LEARNED, load_learned
-from apiha.node.phases import LOOPBACK
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober, probe_all
 from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Severity
-from apiha.node.phases import LOOPBACK
+from apiha.node.context import LOOPBACK
 from apiha.status.model import Found, Observations, UnitState
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING

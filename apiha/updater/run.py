@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from apiha.clock import Clock, SystemClock, backoff
-from apiha.config import SETTINGS
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint, parse_ip
 from apiha.errors import ConfigError
 from apiha.log import Reporter
 from apiha.probe import Prober, ProbeResult
+from apiha.settings import SETTINGS
 from apiha.slices import FAMILIES, ControlPlane, Family, control_planes
 from apiha.trust import make_ssl_context
 from apiha.updater import web

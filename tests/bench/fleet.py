@@ -22,7 +22,8 @@ from apiha.clock import backoff
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.node.choice import Race, VipProof
-from apiha.node.phases import PROOF_INTERVAL, VIP_INTERVAL
+from apiha.node.trial import PROOF_INTERVAL
+from apiha.node.wait import VIP_INTERVAL
 from apiha.probe import Health, ProbeResult, trial_order
 from tests.bench.table import table
 
@@ -167,10 +168,10 @@ def simulate_swap(
             ProbeResult(VIP, Health.TIMEOUT),
         )
         proof = proof.after(result)
-        if proof.complete:
+        if proof.proven:
             outcome.times.append(when)
             continue
-        interval = PROOF_INTERVAL if proof.streak else VIP_INTERVAL
+        interval = PROOF_INTERVAL if proof.good else VIP_INTERVAL
         heapq.heappush(queue, (max(when, began + interval * rng.uniform(0.9, 1.1)), worker, proof))
     return outcome
 

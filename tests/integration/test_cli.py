@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from apiha import __version__
-from apiha.config import SETTINGS
+from apiha.settings import SETTINGS
 from tests.support.cli import VIP, Cluster, Worker, on_a_terminal, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 from tests.support.probing import eventually
@@ -522,7 +522,7 @@ def test_proxies_are_ignored(joined: Worker, cluster: Cluster) -> None:
 
 def test_the_clis_own_defaults_are_the_machines() -> None:
     """What a node uses without options: /etc/apiha/config.yaml, /etc/hosts, /var/lib/apiha."""
-    from apiha.cli import Invocation
+    from apiha.cli.options import Invocation
 
     invocation = Invocation()
     places = (invocation.config_path, invocation.hosts_file, invocation.state_dir)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from apiha.config import SETTINGS, load
+from apiha.config import load
 from apiha.hosts import splice
 from apiha.install import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
+from apiha.settings import SETTINGS
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 
@@ -30,7 +31,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "apiha", tree / "apiha", ignore=ignored)
     shutil.copytree(REPOSITORY / "systemd", tree / "apiha" / "systemd", ignore=ignored)
-    (tree / "__main__.py").write_text("from apiha.cli import main\n\nmain()\n")
+    (tree / "__main__.py").write_text("from apiha.cli.main import main\n\nmain()\n")
     target = tmp_path_factory.mktemp("dist") / "apiha.pyz"
     zipapp.create_archive(tree, target, interpreter=sys.executable)
     target.chmod(0o755)
@@ -261,7 +262,7 @@ def test_a_program_inside_the_image(tmp_path: Path, image: Path) -> None:
     """An installation inside the image is found there, and the units name its path as the image sees it."""
     program = image / "opt/apiha/bin/apiha"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!{sys.executable}\nfrom apiha.cli import main\nmain()\n")
+    program.write_text(f"#!{sys.executable}\nfrom apiha.cli.main import main\nmain()\n")
     program.chmod(0o755)
     worker = Worker(tmp_path, [program])
     worker.run("install", "--root", image).ok()

@@ -14,7 +14,7 @@ import pytest
 from apiha.clock import SystemClock
 from apiha.endpoint import Endpoint
 from apiha.node.choice import Race
-from apiha.node.phases import find_live
+from apiha.node.trial import find_live
 from apiha.probe import Health, ProbeResult
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
 from tests.support.netns import Host, Network, requires_root

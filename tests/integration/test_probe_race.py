@@ -8,7 +8,7 @@ import pytest
 
 from apiha.clock import SystemClock
 from apiha.node.choice import Race
-from apiha.node.phases import find_live
+from apiha.node.trial import find_live
 from apiha.probe import Health, ProbeResult, trial_order
 from tests.support.control_plane import IMPOSTORS, Authority, ControlPlane, TcpForwarder, control_planes
 from tests.support.probing import MakeProber, StartPlane, endpoint_of, eventually

@@ -313,13 +313,17 @@ def test_block_has_one_address_without_fallbacks(order: list[Endpoint]) -> None:
 
 
 @given(st.lists(st.sampled_from(list(Health)), max_size=12))
-def test_vip_is_proved_by_the_last_answers_in_a_row(answers: list[Health]) -> None:
-    """The proof is complete exactly if the last three answers came from a usable API server."""
+def test_vip_is_proven_and_lost_by_the_last_answers_in_a_row(answers: list[Health]) -> None:
+    """Proven exactly if the last three answers came from a usable API server, lost exactly if none of them did."""
     proof = VipProof()
     for health in answers:
         proof = proof.after(ProbeResult(THREE[0], health))
-    usable = (Health.READY, Health.ALIVE)
-    assert proof.complete == (len(answers) >= PROOF and all(health in usable for health in answers[-PROOF:]))
+    last = [health in (Health.READY, Health.ALIVE) for health in answers[-PROOF:]]
+    assert proof.proven == (len(last) == PROOF and all(last))
+    assert proof.lost == (len(last) == PROOF and not any(last))
+    for swapped in (True, False):
+        agrees = bool(last) and last[-1] is swapped
+        assert proof.settled(swapped=swapped) == (agrees or proof.proven or proof.lost)
 
 
 @given(st.integers(0, 10**9), st.integers())

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from apiha.config import (
     LARGEST_FILE,
-    SETTINGS,
     Config,
     load,
     require_control_plane,
@@ -24,6 +23,7 @@ from apiha.config import (
 from apiha.durations import format_duration, parse_duration
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, ExitCode
+from apiha.settings import SETTINGS
 
 # For each key: what stands in the file, in the environment and in the flag, and what each becomes.
 SOURCES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
@@ -369,7 +369,8 @@ def test_template_lines_work_when_uncommented(tmp_path: Path) -> None:
 def test_unknown_variables_are_named() -> None:
     """A mistyped APIHA_ variable is found; the known ones and those of others are not."""
     environ = {setting.variable: "x" for setting in SETTINGS}
-    assert unknown_variables({**environ, "APIHA_VPI": "10.0.0.1", "PATH": "/bin"}) == ["APIHA_VPI"]
+    environ |= {"APIHA_VPI": "10.0.0.1", "APIHA_DEBUG": "1", "PATH": "/bin"}
+    assert unknown_variables(environ, ["APIHA_DEBUG"]) == ["APIHA_VPI"]
 
 
 def test_missing_requirements_name_all_three_places() -> None:

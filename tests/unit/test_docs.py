@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from apiha import errors
-from apiha.cli import cli
-from apiha.config import ENV_OF_THE_CLI, SETTINGS, Config, Setting, load, template
+from apiha.cli.main import cli
+from apiha.cli.options import OWN_VARIABLES
+from apiha.config import Config, load, template
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
 from apiha.install import UNITS
+from apiha.settings import SETTINGS, Setting
 from apiha.status.checks import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,7 +111,7 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 def test_the_variables_of_the_command_line_are_documented() -> None:
     """Variables that are no settings have a table of their own."""
     table = rows(section(page("configuration.md"), "## The command line's own variables"))
-    assert {words(row[0]) for row in table[1:]} == set(ENV_OF_THE_CLI)
+    assert {words(row[0]) for row in table[1:]} == OWN_VARIABLES
 
 
 def test_the_example_file_is_the_one_that_install_writes() -> None:
@@ -209,11 +211,13 @@ def test_every_option_of_the_group_is_documented() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    """The table of exit codes has those of apiha.errors and no others, as does `apiha --help`."""
-    codes = {code.value for code in errors.ExitCode}
-    assert {int(row[0]) for row in rows(section(page("cli.md"), "## Exit codes"))[1:]} == codes
+    """The table has the codes of `ExitCode` with their meanings, in order, and no others, as does `apiha --help`."""
+    codes = [(code.value, code.meaning) for code in errors.ExitCode]
+    table = rows(section(page("cli.md"), "## Exit codes"))[1:]
+    assert [(int(row[0]), row[1]) for row in table] == codes
     assert cli.epilog is not None
-    assert {int(code) for code in re.findall(r"(?:^|\s)(\d+)  ", cli.epilog)} == codes
+    listed = [line.split(maxsplit=1) for line in cli.epilog.splitlines() if line.startswith("  ")]
+    assert [(int(code), meaning) for code, meaning in listed] == codes
 
 
 # ---------------------------------------------------------------------------------------------------- operations

@@ -103,7 +103,9 @@ def test_the_templates_are_found_inside_an_archive(tmp_path: Path) -> None:
         for source in package.rglob("*"):
             if source.suffix in (".py", ".yaml"):
                 file.write(source, source.relative_to(package.parent))
-    code = f"import sys; sys.path.insert(0, {str(archive)!r}); import apiha; from apiha.cli import main; "
+    code = (
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import apiha; from apiha.cli.main import main; "
+    )
     code += f"assert {str(archive)!r} in apiha.__file__; main()"
     command = [sys.executable, "-c", code, "manifests", "--vip", "10.96.0.100", "--image", IMAGE]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

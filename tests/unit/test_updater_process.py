@@ -51,7 +51,7 @@ def test_a_missing_extra_is_named_and_a_broken_installation_is_not_taken_for_one
     module: str, code: int, words: str
 ) -> None:
     """What is missing of the extra is pip's to know; a module of our own is another matter."""
-    script = f"import sys; sys.modules[{module!r}] = None; from apiha.cli import main; main()"
+    script = f"import sys; sys.modules[{module!r}] = None; from apiha.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "updater"], capture_output=True, text=True, check=False, timeout=60
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,18 +22,12 @@ from apiha.errors import ConfigError, HostsConflict, NoControlPlane, VipTimeout
 from apiha.hosts import HostsFile, current
 from apiha.log import Reporter
 from apiha.node.choice import PROOF
+from apiha.node.context import Node, node_name
 from apiha.node.learned import NotLearned, save_learned
-from apiha.node.phases import (
-    RECHECK_INTERVAL,
-    VIP_INTERVAL_MAX,
-    Node,
-    bootstrap,
-    learn,
-    pin,
-    reconcile,
-    vip_answers,
-    wait_vip,
-)
+from apiha.node.pin import pin, unpin
+from apiha.node.reconcile import learn, reconcile
+from apiha.node.trial import PROOF_INTERVAL, ask_vip
+from apiha.node.wait import RECHECK_INTERVAL, VIP_INTERVAL_MAX, bootstrap, wait_vip
 from apiha.probe import Health, Prober, ProbeResult, trial_order
 
 HOST = "apiserver.cluster.local"
@@ -358,6 +353,33 @@ def test_wait_vip_leaves_a_vip_that_went_silent(node: Node, world: World) -> Non
     assert block(node)[0] == A.address
 
 
+@pytest.mark.parametrize("bad", [REFUSED, TIMEOUT, UNTRUSTED])
+def test_wait_vip_keeps_a_vip_that_fails_twice_in_a_row(node: Node, world: World, bad: Health) -> None:
+    """A swapped node gives the VIP up after three failures in a row, as reconcile does: two move nothing."""
+    for endpoint in PLANES:
+        world.says(endpoint, READY)
+    node.hosts.pin(HOST, [VIP.address, A.address, B.address, C.address])
+    was = node.hosts.path.stat()
+    world.says(VIP, *[bad, bad, READY] * 10, READY)
+    assert wait_vip(node)[0] == VIP.address
+    assert node.hosts.path.stat().st_mtime_ns == was.st_mtime_ns
+    world.says(VIP, bad, bad, bad, READY)
+    seen: list[str] = []
+    answer = world.answers[VIP]
+    world.answers[VIP] = lambda elapsed: seen.append(block(node)[0]) or answer(elapsed)  # type: ignore[func-returns-value]
+    wait_vip(node)
+    assert seen == [VIP.address] * PROOF + [A.address] * PROOF
+
+
+def test_wait_vip_decides_about_a_swapped_block_within_a_second(node: Node, world: World) -> None:
+    """At boot a block from before may still say VIP first, which is dead then: that is found out quickly."""
+    world.says(A, READY)
+    node.hosts.pin(HOST, [VIP.address, A.address])
+    with pytest.raises(VipTimeout):
+        wait_vip(node, timeout=PROOF * PROOF_INTERVAL * 1.1)
+    assert block(node)[0] == A.address
+
+
 def test_wait_vip_without_a_vip(node: Node) -> None:
     """No VIP configured: ConfigError, naming the key."""
     with pytest.raises(ConfigError, match="vip"):
@@ -427,7 +449,7 @@ def test_vip_verdict(swapped: bool, answers: str, usable: bool) -> None:
     def probe() -> ProbeResult:
         return ProbeResult(VIP, READY if left.pop(0) == "+" else REFUSED)
 
-    assert vip_answers(probe, swapped=swapped, pause=pauses.append).health.usable is usable
+    assert ask_vip(probe, swapped=swapped, pause=pauses.append).health.usable is usable
     assert left == []
     assert len(pauses) == len(answers) - 1
 
@@ -506,3 +528,40 @@ def test_trouble_with_learning_is_only_logged(node: Node, world: World, log: io.
         learn(node, VIP)
     levels = [event["level"] for event in events(log)]
     assert levels == ["debug", "debug"]
+
+
+# ------------------------------------------------------------------------------------------------- unpin, the name
+
+
+def test_unpin_says_what_it_did(node: Node, world: World, log: io.StringIO) -> None:
+    """The block goes, the first bytes come back; a second time there is nothing to remove."""
+    world.says(A, READY)
+    was = node.hosts.read()
+    pin(node)
+    unpin(node.hosts, HOST, node.report)
+    unpin(node.hosts, HOST, node.report)
+    assert node.hosts.read() == was
+    said = [event["message"].partition(str(node.hosts.path))[0] for event in events(log)]
+    assert said[-2:] == ["removed the block from ", "there was no block in "]
+
+
+@pytest.mark.parametrize(
+    ("host", "machine_id", "expected"),
+    [
+        ("worker-1", "aaaa\n", "worker-1"),
+        ("localhost", "aaaa\n", "aaaa"),
+        ("localhost.localdomain", "aaaa\n", "aaaa"),
+        ("(none)", "aaaa\n", "aaaa"),
+        ("", "aaaa\n", "aaaa"),
+        ("localhost", "", "localhost"),
+        ("localhost", None, "localhost"),
+    ],
+)
+def test_the_name_of_a_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, machine_id: str | None, expected: str
+) -> None:
+    """The host name; the machine id while the machine has no name of its own yet."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", host, "6.1", "#1", "x86_64")))
+    if machine_id is not None:
+        (tmp_path / "machine-id").write_text(machine_id)
+    assert node_name(tmp_path / "machine-id") == expected

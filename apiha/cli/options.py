@@ -1,0 +1,163 @@
+"""What every command shares: the options of the group, the settings as flags, and how a result is printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from apiha.config import Config, load, unknown_variables
+from apiha.durations import parse_duration
+from apiha.errors import ApihaError
+from apiha.log import LogFormat, Reporter
+from apiha.paths import CONFIG_FILE, HOSTS_FILE, STATE_DIR
+from apiha.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from apiha.node.context import Node
+
+# Variables of the command line itself that are not settings of the file.
+OWN_VARIABLES = frozenset(
+    {
+        "APIHA_CONFIG",
+        "APIHA_HOSTS_FILE",
+        "APIHA_STATE_DIR",
+        "APIHA_LOG_FORMAT",
+        "APIHA_VERBOSE",
+        "APIHA_DEBUG",
+    }
+)
+_SETTING_PREFIX = "setting_"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """`500ms`, `15s`, `2m`, or plain seconds; converts to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; a usage error for anything that is no duration."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+
+
+@dataclass
+class Invocation:
+    """The options of the group, and what follows from them."""
+
+    config_path: Path = CONFIG_FILE
+    config_required: bool = False
+    hosts_file: Path = HOSTS_FILE
+    state_dir: Path = STATE_DIR
+    verbose: bool = False
+    log_format: LogFormat = "text"
+    flags: dict[str, str | None] = field(default_factory=dict)
+
+    @cached_property
+    def report(self) -> Reporter:
+        """Where events go; one for the whole run, for it knows whether a status line has to be taken away."""
+        return Reporter(log_format=self.log_format, verbose=self.verbose)
+
+    def config(self) -> Config:
+        """The checked configuration; raises ConfigError."""
+        report = self.report
+        for name in unknown_variables(os.environ, OWN_VARIABLES):
+            report.warning(f"{name}: no such setting, ignored; `apiha --help` lists them")
+        config = load(self.config_path, os.environ, self.flags, path_required=self.config_required)
+        if config.insecure_skip_tls_verify:
+            report.warning(
+                "insecure_skip_tls_verify is on: certificates are not verified, any machine may answer"
+            )
+        return config
+
+    def node(self) -> Node:
+        """This machine, ready for the phases of `apiha.node`."""
+        from apiha.hosts import HostsFile
+        from apiha.node.context import Node, node_name
+
+        return Node(
+            config=self.config(),
+            hosts=HostsFile(self.hosts_file, state_dir=self.state_dir),
+            name=node_name(),
+            report=self.report,
+            state_dir=self.state_dir,
+        )
+
+
+def print_result(text: str, *, newline: bool = True) -> None:
+    """Write a command's result to stdout; raises ApihaError where that takes no more (a full disk)."""
+    try:
+        click.echo(text, nl=newline)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ApihaError(f"cannot write the result: {error.strerror}") from None
+
+
+def setting_options(*, hidden: bool) -> Callable[[F], F]:
+    """A flag for every setting. The commands take them too, hidden, so that either place works."""
+
+    def decorate(function: F) -> F:
+        for setting in reversed(SETTINGS):
+            function = click.option(
+                setting.flag,
+                _SETTING_PREFIX + setting.key,
+                metavar=setting.metavar,
+                help=setting.help,
+                hidden=hidden,
+            )(function)
+        return function
+
+    return decorate
+
+
+def take_settings(arguments: dict[str, Any]) -> dict[str, str | None]:
+    """Remove the setting flags from a command's arguments and return those that were given."""
+    keys = [key for key in arguments if key.startswith(_SETTING_PREFIX)]
+    found = {key.removeprefix(_SETTING_PREFIX): arguments.pop(key) for key in keys}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that takes the settings as flags as well, and gets the `Invocation` as its first argument."""
+
+    @setting_options(hidden=True)
+    @click.pass_obj
+    def command(invocation: Invocation, /, **arguments: Any) -> Any:
+        invocation.flags.update(take_settings(arguments))
+        return function(invocation, **arguments)
+
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    # Options that decorate `function` come with it.
+    command.__click_params__ = [  # type: ignore[attr-defined]
+        *getattr(command, "__click_params__", []),
+        *getattr(function, "__click_params__", []),
+    ]
+    return command
+
+
+OUTPUT = click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or programs.",
+)
