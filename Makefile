@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test e2e lint format bench dist lock clean
+.PHONY: help venv demo test e2e soak lint format bench dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -26,6 +26,10 @@ test: venv ## Every test this machine can run; names what is skipped and why
 
 e2e: venv dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
 	$(BIN)/python -m pytest tests/e2e
+
+SOAK ?= --seconds 120
+soak: venv ## Random faults under two workers, with invariants checked; SOAK="--seconds 3600 --seed 42"
+	$(BIN)/python -m tests.soak $(SOAK)
 
 lint: venv ## ruff (lint and format) and strict mypy
 	$(BIN)/ruff check .
