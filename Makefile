@@ -46,7 +46,7 @@ bench: venv ## Measurements side by side; prints tables
 dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with nothing but python3
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(BIN)/python tests/support/pyz.py dist/apiha.pyz
+	$(BIN)/python tools/pyz.py dist/apiha.pyz
 
 lock: ## Pin the newest development packages anew
 	$(BIN)/python -m pip install --quiet uv

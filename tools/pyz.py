@@ -14,7 +14,7 @@ import tempfile
 import zipapp
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = "3.10"  # what `requires-python` promises; its markers also cover every newer one
 # Read by whatever `python3` the node has, so in the syntax of all of them.
 MAIN = """\

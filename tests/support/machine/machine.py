@@ -1,27 +1,9 @@
-"""Machines that really boot systemd: Debian in systemd-nspawn containers on hosts of `tests.support.netns`.
-
-    with Network() as network:
-        worker = network.add_host("worker", "10.0.0.20")
-        with Machine("worker-1", worker) as machine:
-            machine.write("/etc/systemd/system/x.service", ...)
-            machine.boot()
-            machine.wait_until(lambda: machine.show("x.service")["ActiveState"] == "active", "x runs")
-            machine.reboot()        # same disk, fresh kernel: the VIP on `lo` is gone, as on a real node
-
-The root filesystem is made once by debootstrap, from the mirror that this system's apt uses, and kept below
-`$XDG_CACHE_HOME/apiha`; each machine gets a copy of its own, on the same kind of file system as any other
-file, for inotify and rename behave a little differently on an overlay. The container is not registered
-anywhere, so this works on systems without systemd as well. However a machine ends, nothing of it stays:
-processes, mounts, files.
-"""
+"""One machine: its power, what runs inside, its disk."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -29,136 +11,21 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import pytest
-
 from tests.support import netns
+from tests.support.machine.filesystem import PATH, root_filesystem
+from tests.support.machine.journal import Entry, entries
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
 
-# What a minimal Debian node has. No Python package beyond the standard library: apiha has to bring its own.
-PACKAGES = ("dbus", "iproute2", "nftables", "python3", "systemd", "systemd-sysv")
-_TRIMMED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLL = 0.1  # seconds between two looks at a condition
-
-
-@functools.cache
-def missing() -> str | None:
-    """Why machines cannot be booted here, or None if they can."""
-    packages = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "setpriv": "util-linux"}
-    absent = [package for tool, package in packages.items() if shutil.which(tool) is None]
-    if absent:
-        return f"needs a machine that boots systemd: apt-get install {' '.join(absent)}, and run as root"
-    return netns.missing()
-
-
-requires_machine = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-"""Marks a test or a module (`pytestmark = requires_machine`) that boots a machine."""
-
-
-# ---------------------------------------------------------------------------------------- root filesystem
-
-
-def _release() -> dict[str, str]:
-    """os-release(5) of this system."""
-    pairs = (line.partition("=") for line in Path("/etc/os-release").read_text().splitlines())
-    return {key: value.strip('"') for key, _, value in pairs}
-
-
-def _mirror(suite: str) -> str:
-    """The URI that this system's apt takes `suite` from. Raises RuntimeError if there is none."""
-    listed = subprocess.run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-            "Created-By: Packages",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for line in listed.stdout.splitlines():
-        uri, release, component = line.split()
-        if (release, component) == (suite, "main"):
-            return uri
-    raise RuntimeError(f"apt has no source for {suite} main")
-
-
-def root_filesystem() -> Path:
-    """The pristine root filesystem, built if this user has none yet: about a minute, 200 MB.
-
-    Raises RuntimeError, with the end of debootstrap's output, if it cannot be built.
-    """
-    suite = _release().get("VERSION_CODENAME", "")
-    recipe = json.dumps([suite, os.uname().machine, PACKAGES, _TRIMMED])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apiha"
-    cache.mkdir(parents=True, exist_ok=True)
-    finished = cache / f"machine-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    with (cache / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not finished.is_dir():
-            for abandoned in cache.glob("building-*"):  # ours alone while the lock is held
-                shutil.rmtree(abandoned)
-            building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
-            building.chmod(0o755)
-            _debootstrap(suite, building)
-            building.rename(finished)
-    return finished
-
-
-def _debootstrap(suite: str, directory: Path) -> None:
-    built = subprocess.run(
-        [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-            suite,
-            directory,
-            _mirror(suite),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_PATH}"},
-    )
-    if built.returncode != 0:
-        raise RuntimeError("debootstrap failed:\n" + "\n".join(built.stdout.splitlines()[-20:]))
-    for name in _TRIMMED:
-        shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / "var/log/journal").mkdir(exist_ok=True)  # a journal that outlives the boot it tells of
-    # Not every machine the same, and none its first boot, at which systemd would enable every unit it finds.
-    (directory / "etc/machine-id").unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------- machines
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the journal. `at`: seconds of the kernel's monotonic clock, inside and out.
-
-    `invocation` tells the runs of a unit apart.
-    """
-
-    at: float
-    message: str
-    unit: str
-    invocation: str
-    identifier: str
-    priority: int
 
 
 class Machine:
@@ -311,7 +178,7 @@ class Machine:
             "capture_output": True,
             "text": True,
             "timeout": 120.0,
-            "env": {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/root"},
+            "env": {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"},
             **options,
         }
         if "input" not in settings:
@@ -341,7 +208,7 @@ class Machine:
         Of this boot only, unless `boot` is false.
         """
         matches = [f"--unit={unit}" for unit in units] + (["--boot"] if boot else [])
-        return list(_entries(self.run(["journalctl", "--no-pager", "--output=json", *matches]).stdout))
+        return list(entries(self.run(["journalctl", "--no-pager", "--output=json", *matches]).stdout))
 
     def processes(self) -> list[str]:
         """The command line of every process of the machine but kernel threads and the one that lists them."""
@@ -425,19 +292,3 @@ def _take_slot(timeout: float = 600.0) -> IO[str]:
                 slot.close()
                 raise RuntimeError("another machine is on, here or in another test run") from None
             time.sleep(0.5)
-
-
-def _entries(lines: str) -> Iterator[Entry]:
-    """Journal entries of `journalctl --output=json` (systemd.journal-fields(7))."""
-    for line in lines.splitlines():
-        fields = json.loads(line)
-        message = fields.get("MESSAGE") or ""
-        yield Entry(
-            at=int(fields["__MONOTONIC_TIMESTAMP"]) / 1e6,
-            message=bytes(message).decode(errors="replace") if isinstance(message, list) else message,
-            # What pid 1 says about a unit carries UNIT; what the unit itself says carries _SYSTEMD_UNIT.
-            unit=fields.get("UNIT") or fields.get("_SYSTEMD_UNIT", ""),
-            invocation=fields.get("INVOCATION_ID") or fields.get("_SYSTEMD_INVOCATION_ID", ""),
-            identifier=fields.get("SYSLOG_IDENTIFIER", ""),
-            priority=int(fields.get("PRIORITY", 6)),
-        )
