@@ -69,10 +69,11 @@ def manifests_command(
     Remove:      apiha manifests --vip 10.96.0.100 --image IMAGE | kubectl delete -f -
 
     --dry-run asks the cluster through kubectl: is the VIP inside the Service CIDR and free, may you apply this, would
-    the API server take it, does each control plane's certificate carry the host? One line for each check; exit code 0,
-    5 (does not fit the cluster), 6 (not permitted), 3 (no API server answers), 9 (several of these).
+    the API server accept it, is each control plane's certificate valid for the host? One line for each check, with what
+    to do if it failed. Exit code 0, 5 (does not fit the cluster), 6 (not permitted), 3 (no API server answers), 9
+    (several of these).
     """
-    from apiha.manifests.render import checked_settings, one_stream, render, write_base
+    from apiha.manifests.render import checked_values, one_stream, render, write_base
 
     if dry_run and output_dir is not None:
         raise click.UsageError("--dry-run writes nothing; give it without --output-dir")
@@ -82,16 +83,19 @@ def manifests_command(
     invocation.flags.update({key: text for key, text in given.items() if text is not None})
     config = invocation.config()
     wanted = vips or ((config.vip,) if config.vip else ())
-    settings = checked_settings(
+    values = checked_values(
         image, wanted, namespace, config.host, config.port, create_namespace=create_namespace
     )
-    files = render(settings)
+    files = render(values)
     if dry_run:
-        from apiha.manifests.check import Kubectl, check, exit_code
+        from apiha.findings import exit_code
+        from apiha.manifests.check import check
+        from apiha.manifests.judge import text_of
+        from apiha.manifests.kubectl import Kubectl
 
-        findings = check(settings, one_stream(files.values()), Kubectl(kubeconfig))
+        findings = check(values, one_stream(files.values()), Kubectl(kubeconfig))
         for finding in findings:
-            print_result(str(finding))
+            print_result(text_of(finding))
         return exit_code(findings)
     if output_dir is not None:
         written = write_base(output_dir, files)

@@ -2,5 +2,7 @@
 
 *.yaml      templates (string.Template); each value goes in as JSON, which is YAML
 render.py   checks the values and fills the templates
+kubectl.py  the cluster, asked through kubectl
+judge.py    what the cluster's answers mean; pure
 check.py    `apiha manifests --dry-run`: would they work in this cluster?
 """

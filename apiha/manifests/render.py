@@ -1,4 +1,4 @@
-"""Fills the templates of this folder: settings in, YAML texts out. Pure, but for `write_base`."""
+"""Fills the templates of this folder: values in, YAML texts out. Pure, but for `write_base`."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ _LONGEST_IMAGE_NAME = 255  # bytes, without tag and digest (distribution/referen
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the templates are filled with, checked by `checked_settings`.
+class Values:
+    """What the templates are filled with, checked by `checked_values`.
 
     `vips` are one address, or one of each family, the Service's primary family first; `host` and `port` are what
     kubeconfigs name. `create_namespace` adds the Namespace, unless every cluster has it.
@@ -81,10 +81,10 @@ def family_of(address: str) -> str:
     return "IPv6" if ":" in address else "IPv4"
 
 
-def checked_settings(
+def checked_values(
     image: str, vips: Iterable[str], namespace: str, host: str, port: int, *, create_namespace: bool = False
-) -> Settings:
-    """The settings, addresses in canonical form; raises ConfigError for what no cluster can use.
+) -> Values:
+    """The values, addresses in canonical form; raises ConfigError for what no cluster accepts.
 
     `host` and `port` have been checked by `apiha.config`.
     """
@@ -99,15 +99,16 @@ def checked_settings(
         )
     if not _NAMESPACE.fullmatch(namespace):
         raise ConfigError(
-            f"--namespace: {namespace!r} is no name of a namespace (RFC 1123 label: a-z, 0-9 and '-', 63 at most)"
+            f"--namespace: {namespace!r} is not a valid namespace name; expected an RFC 1123 label "
+            "(a-z, 0-9 and '-', at most 63 characters)"
         )
     matched = _IMAGE.fullmatch(image)
     if matched is None or len(matched["name"]) > _LONGEST_IMAGE_NAME:
         raise ConfigError(
-            f"--image: {image[:300]!r} is no image reference; expected [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], such as "
-            "registry.example.com/apiha:0.1.0"
+            f"--image: {image[:300]!r} is not an image reference; expected [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], such "
+            "as registry.example.com/apiha:0.1.0"
         )
-    return Settings(
+    return Values(
         image=image,
         vips=addresses,
         namespace=namespace,
@@ -125,52 +126,51 @@ def _vip(text: str) -> str:
     address = ipaddress.ip_address(canonical)
     if address.is_loopback or address.is_link_local:
         raise ConfigError(
-            f"--vip: {canonical} means another machine on every node; expected an address of the Service CIDR"
+            f"--vip: {canonical} is a loopback or link-local address, which means another machine on every node; "
+            "expected an address of the Service CIDR"
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        raise ConfigError(
-            f"--vip: {text!r} is an IPv4 address in IPv6 clothes; expected {address.ipv4_mapped}"
-        )
+        raise ConfigError(f"--vip: {text!r} is an IPv4-mapped IPv6 address; expected {address.ipv4_mapped}")
     return canonical
 
 
-def updater_arguments(settings: Settings) -> list[str]:
+def updater_arguments(values: Values) -> list[str]:
     """The flags of `apiha updater` in the Pod."""
     return [
-        f"--namespace={settings.namespace}",
+        f"--namespace={values.namespace}",
         f"--service={SERVICE}",
-        *(f"--vip={vip}" for vip in settings.vips),
-        f"--host={settings.host}",
+        *(f"--vip={vip}" for vip in values.vips),
+        f"--host={values.host}",
     ]
 
 
-def render(settings: Settings) -> dict[str, str]:
-    """The manifests, file name to YAML text, in the order of application; the same for the same settings."""
-    values: Mapping[str, object] = {
-        "namespace": settings.namespace,
+def render(values: Values) -> dict[str, str]:
+    """The manifests, file name to YAML text, in the order of application; the same for the same values."""
+    fields: Mapping[str, object] = {
+        "namespace": values.namespace,
         # In `default`, where the installations of all namespaces meet; 253 characters at most.
-        "source_role": f"apiserver-updater-source-{settings.namespace}",
-        "nodes_role": f"apiha-nodes-{settings.namespace}",
-        "image": settings.image,
-        "cluster_ip": settings.vips[0],
-        "cluster_ips": settings.vips,
-        "ip_families": settings.families,
-        "ip_family_policy": "RequireDualStack" if len(settings.vips) > 1 else "SingleStack",
-        "port": settings.port,
-        "args": updater_arguments(settings),
+        "source_role": f"apiserver-updater-source-{values.namespace}",
+        "nodes_role": f"apiha-nodes-{values.namespace}",
+        "image": values.image,
+        "cluster_ip": values.vips[0],
+        "cluster_ips": values.vips,
+        "ip_families": values.families,
+        "ip_family_policy": "RequireDualStack" if len(values.vips) > 1 else "SingleStack",
+        "port": values.port,
+        "args": updater_arguments(values),
     }
     # As JSON, so that a namespace called `y` or `1e3` is a text to every reader of YAML.
-    quoted = {key: json.dumps(value) for key, value in values.items()}
+    quoted = {key: json.dumps(value) for key, value in fields.items()}
     folder = resources.files(__package__)
     slices = [
         {**quoted, "slice": json.dumps(SLICE_NAMES[family]), "family": json.dumps(family)}
-        for family in sorted(settings.families)
+        for family in sorted(values.families)
     ]
     files = {}
-    for name in (*([_NAMESPACE_FILE] if settings.create_namespace else []), *TEMPLATES):
+    for name in (*([_NAMESPACE_FILE] if values.create_namespace else []), *TEMPLATES):
         template = Template(folder.joinpath(name).read_text(encoding="utf-8"))
         files[name] = one_stream(
-            template.substitute(values) for values in (slices if name == _SLICES else [quoted])
+            template.substitute(filled) for filled in (slices if name == _SLICES else [quoted])
         )
     return files
 
@@ -202,7 +202,8 @@ def write_base(directory: Path, files: Mapping[str, str]) -> list[Path]:
         there = [directory / name for name in contents if os.path.lexists(directory / name)]
         if there and not ours:
             raise ConfigError(
-                f"--output-dir: {there[0]} was not written by apiha; expected a new folder, or a base of apiha's"
+                f"--output-dir: {there[0]} was not written by apiha; expected a new folder, or one that "
+                "`apiha manifests` wrote"
             )
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():

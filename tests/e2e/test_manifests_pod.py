@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from apiha.manifests.render import checked_settings, one_stream, render
+from apiha.manifests.render import checked_values, one_stream, render
 from tests.support.kube import HOST, Cluster, require_assets
 from tests.support.netns import Host, requires_root
 from tests.support.updater import wait_for
@@ -52,7 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def manifests(cluster: Cluster) -> list[dict[str, Any]]:
-    settings = checked_settings("apiha:1", [VIP], "kube-system", HOST, cluster.port)
+    settings = checked_values("apiha:1", [VIP], "kube-system", HOST, cluster.port)
     return list(yaml.safe_load_all(one_stream(render(settings).values())))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from apiha.manifests.render import checked_settings, one_stream, render
+from apiha.manifests.render import checked_values, one_stream, render
 from tests.support.kube import Cluster, require_assets
 from tests.support.updater import LEASES, SLICES, Api, Space, Updater, wait_for
 
@@ -50,7 +50,7 @@ def space(cluster: Cluster) -> Iterator[Space]:
 
 def manifests(namespace: str) -> list[Document]:
     """Everything but the Deployment, which the test stands in for."""
-    settings = checked_settings("apiha:1", VIPS, namespace, "apiserver.cluster.local", 6443)
+    settings = checked_values("apiha:1", VIPS, namespace, "apiserver.cluster.local", 6443)
     documents = yaml.safe_load_all(one_stream(render(settings).values()))
     return [document for document in documents if document["kind"] != "Deployment"]
 

@@ -18,6 +18,7 @@ from apiha.config import Config, load, template
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
 from apiha.install import UNITS
+from apiha.manifests.judge import ANCHORS
 from apiha.settings import SETTINGS, Setting
 from apiha.status.checks import CHECKS
 
@@ -249,6 +250,13 @@ def test_every_finding_of_status_has_a_section() -> None:
         [f"[`{check.code}`](#{check.code})", ", ".join(s.value for s in check.severities), check.meaning]
         for check in CHECKS
     ]
+
+
+def test_every_check_of_the_manifests_links_to_a_heading() -> None:
+    """The links that `apiha manifests --dry-run` prints lead to headings that exist."""
+    for anchor in ANCHORS.values():
+        name, _, heading = anchor.partition("#")
+        assert heading in anchors(page(name))
 
 
 def test_the_lines_of_the_journal_are_those_of_the_code() -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from apiha.errors import ConfigError
 from apiha.manifests.render import (
     TEMPLATES,
-    Settings,
-    checked_settings,
+    Values,
+    checked_values,
     kustomization,
     one_stream,
     render,
@@ -27,20 +27,20 @@ IMAGE = "registry.example.com:5000/apiha/apiha:0.1.0"
 HOST = "apiserver.cluster.local"
 
 
-def settings(*vips: str, image: str = IMAGE, namespace: str = "kube-system") -> Settings:
-    return checked_settings(image, vips or ("10.96.0.100",), namespace, HOST, 6443)
+def values(*vips: str, image: str = IMAGE, namespace: str = "kube-system") -> Values:
+    return checked_values(image, vips or ("10.96.0.100",), namespace, HOST, 6443)
 
 
-def settings_or_refusal(
+def values_or_refusal(
     vips: Sequence[str] = ("10.96.0.100",), image: str = IMAGE, namespace: str = "kube-system"
-) -> Settings | str:
+) -> Values | str:
     try:
-        return checked_settings(image, vips, namespace, HOST, 6443)
+        return checked_values(image, vips, namespace, HOST, 6443)
     except ConfigError as error:
         return str(error)
 
 
-def documents(wanted: Settings) -> list[dict[str, Any]]:
+def documents(wanted: Values) -> list[dict[str, Any]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return list(yaml.load_all(one_stream(render(wanted).values()), Loader=loader))
 
@@ -49,7 +49,7 @@ def is_one_line_about(refusal: str, flag: str) -> bool:
     return refusal.startswith(f"{flag}: ") and len(refusal.splitlines()) == 1
 
 
-def only(kind: str, wanted: Settings) -> dict[str, Any]:
+def only(kind: str, wanted: Values) -> dict[str, Any]:
     (found,) = [document for document in documents(wanted) if document["kind"] == kind]
     return found
 
@@ -75,7 +75,7 @@ def test_any_addresses_make_a_service_with_just_these(
     """The Service asks for the VIPs in their order, with their families, and each family has its slice."""
     texts = [str(vip) for vip in vips]
     families = [f"IPv{vip.version}" for vip in vips]
-    wanted = settings(*texts)
+    wanted = values(*texts)
     spec = only("Service", wanted)["spec"]
     assert (spec["clusterIP"], spec["clusterIPs"], spec["ipFamilies"]) == (texts[0], texts, families)
     assert spec["ipFamilyPolicy"] == ("RequireDualStack" if len(vips) == 2 else "SingleStack")
@@ -91,7 +91,7 @@ def test_any_addresses_make_a_service_with_just_these(
 @given(st.lists(st.one_of(st.text(max_size=20), st.ip_addresses().map(str)), max_size=4))
 def test_any_texts_for_the_vip_give_manifests_or_one_line(vips: list[str]) -> None:
     """Whatever stands for --vip, it is taken as canonical addresses or refused with one line that names the flag."""
-    wanted = settings_or_refusal(vips=vips)
+    wanted = values_or_refusal(vips=vips)
     if isinstance(wanted, str):
         assert is_one_line_about(wanted, "--vip")
     else:
@@ -102,7 +102,7 @@ def test_any_texts_for_the_vip_give_manifests_or_one_line(vips: list[str]) -> No
 @given(st.text(max_size=70) | st.from_regex(r"[a-z0-9]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True))
 def test_any_text_for_the_namespace_is_itself_in_yaml_or_refused(namespace: str) -> None:
     """A namespace called `y`, `1e3` or `null` stays a text; what is no name is refused with one line."""
-    wanted = settings_or_refusal(namespace=namespace)
+    wanted = values_or_refusal(namespace=namespace)
     if isinstance(wanted, str):
         assert is_one_line_about(wanted, "--namespace")
         return
@@ -114,11 +114,11 @@ def test_any_text_for_the_namespace_is_itself_in_yaml_or_refused(namespace: str)
 @given(st.text(max_size=80) | st.from_regex(r"[a-z0-9./:@_-]{1,60}", fullmatch=True))
 def test_any_text_for_the_image_is_itself_in_yaml_or_refused(image: str) -> None:
     """No image can write anything but itself into the manifests."""
-    wanted = settings_or_refusal(image=image)
+    wanted = values_or_refusal(image=image)
     if isinstance(wanted, str):
         assert is_one_line_about(wanted, "--image")
         return
-    expected = documents(settings(image="x"))
+    expected = documents(values(image="x"))
     expected[-1]["spec"]["template"]["spec"]["containers"][0]["image"] = image
     assert documents(wanted) == expected
 
@@ -137,7 +137,7 @@ def test_any_text_for_the_image_is_itself_in_yaml_or_refused(image: str) -> None
 )
 def test_image_references_are_taken(image: str) -> None:
     """What container engines take as an image is taken here."""
-    assert settings(image=image).image == image
+    assert values(image=image).image == image
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_image_references_are_taken(image: str) -> None:
 def test_what_is_no_image_reference_is_refused(image: str) -> None:
     """An image that no node could pull is refused here rather than by every kubelet."""
     with pytest.raises(ConfigError, match="--image"):
-        settings(image=image)
+        values(image=image)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +170,17 @@ def test_what_is_no_image_reference_is_refused(image: str) -> None:
 def test_wrong_vips_are_refused_in_words(vips: list[str], says: str) -> None:
     """Each kind of wrong VIP gets its own words."""
     with pytest.raises(ConfigError, match=says):
-        checked_settings(IMAGE, vips, "kube-system", HOST, 6443)
+        checked_values(IMAGE, vips, "kube-system", HOST, 6443)
 
 
 def test_both_ways_to_give_two_vips_are_the_same() -> None:
     """--vip twice, or once with a comma."""
-    assert settings("10.96.0.100", "fd00::64") == settings("10.96.0.100, FD00::0:64")
+    assert values("10.96.0.100", "fd00::64") == values("10.96.0.100, FD00::0:64")
 
 
-def test_same_settings_give_the_same_bytes() -> None:
-    """The output depends on nothing but the settings."""
-    assert render(settings()) == render(settings())
+def test_same_values_give_the_same_bytes() -> None:
+    """The output depends on nothing but the values."""
+    assert render(values()) == render(values())
 
 
 def test_no_two_objects_have_one_name() -> None:
@@ -188,35 +188,35 @@ def test_no_two_objects_have_one_name() -> None:
     for namespace in ("kube-system", "default"):
         names = [
             (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
-            for item in documents(settings("10.96.0.100", "fd00::1", namespace=namespace))
+            for item in documents(values("10.96.0.100", "fd00::1", namespace=namespace))
         ]
         assert len(names) == len(set(names))
 
 
 def test_pods_belong_to_the_budget_the_spread_and_the_deployment() -> None:
     """All selectors match the labels of the Pods."""
-    deployment = only("Deployment", settings())["spec"]
+    deployment = only("Deployment", values())["spec"]
     labels = deployment["template"]["metadata"]["labels"].items()
     (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
-    budget = only("PodDisruptionBudget", settings())["spec"]
+    budget = only("PodDisruptionBudget", values())["spec"]
     for selector in (deployment["selector"], spread["labelSelector"], budget["selector"]):
         assert selector["matchLabels"].items() <= labels
 
 
 def test_no_right_is_given_to_change_what_is_not_ours() -> None:
     """Every right to change an object names the object; no right has a wildcard, none reaches Secrets or Pods."""
-    for role in [document for document in documents(settings()) if document["kind"] == "Role"]:
+    for role in [document for document in documents(values()) if document["kind"] == "Role"]:
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert set(rule["resources"]) <= {"endpointslices", "services", "leases", "events"}
             if set(rule["verbs"]) & {"patch", "update", "delete"}:
                 assert rule["resourceNames"]
-    assert not [document for document in documents(settings()) if document["kind"].startswith("Cluster")]
+    assert not [document for document in documents(values()) if document["kind"].startswith("Cluster")]
 
 
 def test_the_base_lists_every_file(tmp_path: Path) -> None:
     """kustomization.yaml names each manifest once, in the order of application, and writing again changes nothing."""
-    files = render(settings())
+    files = render(values())
     paths = write_base(tmp_path / "base", files)
     before = {path.name: path.read_bytes() for path in paths}
     assert yaml.safe_load(before["kustomization.yaml"])["resources"] == list(TEMPLATES)
@@ -229,7 +229,7 @@ def test_somebody_elses_kustomization_is_kept(tmp_path: Path) -> None:
     """A folder that holds another kustomization is left as it is."""
     (tmp_path / "kustomization.yaml").write_text("resources: [mine.yaml]\n")
     with pytest.raises(ConfigError, match=r"kustomization\.yaml was not written by apiha"):
-        write_base(tmp_path, render(settings()))
+        write_base(tmp_path, render(values()))
     assert [path.name for path in tmp_path.iterdir()] == ["kustomization.yaml"]
 
 
@@ -237,7 +237,7 @@ def test_a_base_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """A file in the way of the folder is named."""
     (tmp_path / "base").write_text("")
     with pytest.raises(ConfigError, match=r"--output-dir: cannot write .*base: "):
-        write_base(tmp_path / "base", render(settings()))
+        write_base(tmp_path / "base", render(values()))
 
 
 def test_the_kustomization_is_yaml() -> None:
@@ -250,18 +250,18 @@ def test_a_folder_with_somebody_elses_manifest_is_left_as_it_is(tmp_path: Path) 
     (tmp_path / "README").write_text("mine")
     (tmp_path / "deployment.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"deployment\.yaml was not written by apiha"):
-        write_base(tmp_path, render(settings()))
+        write_base(tmp_path, render(values()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README", "deployment.yaml"]
     assert (tmp_path / "deployment.yaml").read_text() == "mine"
     (tmp_path / "deployment.yaml").unlink()
-    write_base(tmp_path, render(settings()))
+    write_base(tmp_path, render(values()))
 
 
 def test_installations_in_two_namespaces_share_no_object() -> None:
     """Neither can take the other's rights away, by being applied or by being deleted; names stay within 253."""
 
     def keys(namespace: str) -> set[tuple[str, str, str]]:
-        found = documents(settings(namespace=namespace))
+        found = documents(values(namespace=namespace))
         return {(d["kind"], d["metadata"]["namespace"], d["metadata"]["name"]) for d in found}
 
     longest = "n" * 63
@@ -272,8 +272,8 @@ def test_installations_in_two_namespaces_share_no_object() -> None:
 @pytest.mark.parametrize("namespace", ["infra", "default", "kube-system", "kube-public"])
 def test_the_namespace_is_made_only_when_asked_for(namespace: str) -> None:
     """With the flag it comes first, so that one `kubectl apply` does; what every cluster has is never in there."""
-    assert not [d for d in documents(settings(namespace=namespace)) if d["kind"] == "Namespace"]
-    wanted = checked_settings(IMAGE, ["10.96.0.100"], namespace, HOST, 6443, create_namespace=True)
+    assert not [d for d in documents(values(namespace=namespace)) if d["kind"] == "Namespace"]
+    wanted = checked_values(IMAGE, ["10.96.0.100"], namespace, HOST, 6443, create_namespace=True)
     found = [(d["kind"], d["metadata"]["name"]) for d in documents(wanted)]
     assert [item for item in found if item[0] == "Namespace"] == (
         [("Namespace", "infra")] if namespace == "infra" else []
@@ -284,7 +284,7 @@ def test_the_namespace_is_made_only_when_asked_for(namespace: str) -> None:
 
 def test_the_pods_keep_away_from_control_planes_but_may_run_there() -> None:
     """Losing a control plane should not mean losing the leader; a cluster of control planes only gets both."""
-    spec = only("Deployment", settings())["spec"]["template"]["spec"]
+    spec = only("Deployment", values())["spec"]["template"]["spec"]
     assert list(spec["affinity"]) == ["nodeAffinity"]
     ((policy, (wish,)),) = spec["affinity"]["nodeAffinity"].items()
     assert policy == "preferredDuringSchedulingIgnoredDuringExecution"
@@ -295,6 +295,6 @@ def test_the_pods_keep_away_from_control_planes_but_may_run_there() -> None:
 
 def test_the_pod_knows_its_name() -> None:
     """The updater's name in the Lease begins with it."""
-    (container,) = only("Deployment", settings())["spec"]["template"]["spec"]["containers"]
+    (container,) = only("Deployment", values())["spec"]["template"]["spec"]["containers"]
     name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}
     assert container["env"] == [name]

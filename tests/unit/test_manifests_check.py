@@ -8,11 +8,9 @@ import pytest
 
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
-from apiha.manifests.check import (
-    Finding,
-    Verdict,
+from apiha.findings import Finding, Severity, exit_code
+from apiha.manifests.judge import (
     access_reviews,
-    exit_code,
     failed,
     judge_access,
     judge_binding,
@@ -21,52 +19,53 @@ from apiha.manifests.check import (
     judge_service,
     judge_vip,
     ok,
-    parse_error,
+    text_of,
     unknown,
 )
-from apiha.manifests.render import checked_settings
+from apiha.manifests.kubectl import parse_error
+from apiha.manifests.render import checked_values
 from apiha.probe import Health, ProbeResult
 
 CIDRS = ["10.96.0.0/16", "fd00:96::/112"]
 OURS = "Service kube-system/apiserver"
-SETTINGS = checked_settings("apiha:1", ["10.96.0.100"], "kube-system", "apiserver.cluster.local", 6443)
+VALUES = checked_values("apiha:1", ["10.96.0.100"], "kube-system", "apiserver.cluster.local", 6443)
 CONTROL_PLANE = Endpoint("10.0.0.11", 6443)
 
 
 @pytest.mark.parametrize(
-    ("vip", "cidrs", "holder", "verdict", "says"),
+    ("vip", "cidrs", "holder", "severity", "says"),
     [
-        ("10.96.0.100", CIDRS, None, Verdict.OK, "free"),
-        ("fd00:96::64", CIDRS, None, Verdict.OK, "free"),
-        ("10.96.0.100", CIDRS, OURS, Verdict.OK, "is that of the Service kube-system/apiserver"),
-        ("10.96.0.100", None, None, Verdict.OK, "the API server says"),
-        ("10.97.0.100", CIDRS, None, Verdict.FAILED, "outside the Service CIDR 10.96.0.0/16, fd00:96::/112"),
-        ("fd01::1", ["10.96.0.0/16"], None, Verdict.FAILED, "outside"),
-        ("10.96.0.0", CIDRS, None, Verdict.FAILED, "first or last"),
-        ("10.96.255.255", CIDRS, None, Verdict.FAILED, "first or last"),
-        ("fd00:96::", CIDRS, None, Verdict.FAILED, "first or last"),
-        ("fd00:96::ffff", CIDRS, None, Verdict.OK, "free"),
+        ("10.96.0.100", CIDRS, None, Severity.OK, "free"),
+        ("fd00:96::64", CIDRS, None, Severity.OK, "free"),
+        ("10.96.0.100", CIDRS, OURS, Severity.OK, "already belongs to Service kube-system/apiserver"),
+        ("10.96.0.100", None, None, Severity.OK, "the API server will say"),
+        ("10.97.0.100", CIDRS, None, Severity.ERROR, "outside the Service CIDR 10.96.0.0/16, fd00:96::/112"),
+        ("fd01::1", ["10.96.0.0/16"], None, Severity.ERROR, "outside"),
+        ("10.96.0.0", CIDRS, None, Severity.ERROR, "first or last"),
+        ("10.96.255.255", CIDRS, None, Severity.ERROR, "first or last"),
+        ("fd00:96::", CIDRS, None, Severity.ERROR, "first or last"),
+        ("fd00:96::ffff", CIDRS, None, Severity.OK, "free"),
         (
             "10.96.0.1",
             CIDRS,
             "Service default/kubernetes",
-            Verdict.FAILED,
+            Severity.ERROR,
             "taken by Service default/kubernetes",
         ),
         (
             "10.96.0.1",
             None,
             "Service default/kubernetes",
-            Verdict.FAILED,
+            Severity.ERROR,
             "taken by Service default/kubernetes",
         ),
     ],
 )
-def test_vips(vip: str, cidrs: list[str] | None, holder: str | None, verdict: Verdict, says: str) -> None:
+def test_vips(vip: str, cidrs: list[str] | None, holder: str | None, severity: Severity, says: str) -> None:
     """A VIP must be inside a Service CIDR, not at an IPv4 subnet's ends, and free or ours."""
     finding = judge_vip(vip, cidrs, holder, OURS)
-    assert finding.verdict is verdict
-    assert says in finding.text
+    assert finding.severity is severity
+    assert says in finding.message
 
 
 @pytest.mark.parametrize(
@@ -82,46 +81,46 @@ def test_vips(vip: str, cidrs: list[str] | None, holder: str | None, verdict: Ve
 )
 def test_a_service_that_is_there_already(spec: dict[str, Any], says: list[str]) -> None:
     """It must have the wished clusterIPs, and no selector."""
-    findings = judge_service({"spec": spec}, SETTINGS)
-    assert [finding.verdict for finding in findings] == [Verdict.FAILED] * len(says)
-    assert all(words in finding.text for words, finding in zip(says, findings, strict=True))
+    findings = judge_service({"spec": spec}, VALUES)
+    assert [finding.severity for finding in findings] == [Severity.ERROR] * len(says)
+    assert all(words in finding.message for words, finding in zip(says, findings, strict=True))
 
 
 def test_no_service_yet_is_nothing_to_say() -> None:
     """The first installation finds none."""
-    assert judge_service(None, SETTINGS) == []
+    assert judge_service(None, VALUES) == []
 
 
 def test_control_planes_need_the_port_and_the_family() -> None:
     """The VIP's port is the control planes' port, and a VIP of a family that they lack would lead nowhere."""
-    assert judge_control_planes([CONTROL_PLANE], SETTINGS) == []
-    (finding,) = judge_control_planes([Endpoint("10.0.0.11", 16443)], SETTINGS)
-    assert "give --port 16443" in finding.text
-    dual = checked_settings(
+    assert judge_control_planes([CONTROL_PLANE], VALUES) == []
+    (finding,) = judge_control_planes([Endpoint("10.0.0.11", 16443)], VALUES)
+    assert "give --port 16443" in finding.advice
+    dual = checked_values(
         "apiha:1", ["10.96.0.100", "fd00::1"], "kube-system", "apiserver.cluster.local", 6443
     )
     (finding,) = judge_control_planes([CONTROL_PLANE], dual)
-    assert finding.text.startswith("VIP fd00::1: no control plane has an IPv6 address")
+    assert finding.message.startswith("VIP fd00::1: no control plane has an IPv6 address")
 
 
 @pytest.mark.parametrize(
-    ("health", "clock", "verdict"),
+    ("health", "clock", "severity"),
     [
-        (Health.READY, False, Verdict.OK),
-        (Health.ALIVE, False, Verdict.OK),
-        (Health.NOT_READY, False, Verdict.OK),
-        (Health.UNTRUSTED, False, Verdict.FAILED),
-        (Health.UNTRUSTED, True, Verdict.FAILED),
-        (Health.TIMEOUT, False, Verdict.UNKNOWN),
-        (Health.REFUSED, False, Verdict.UNKNOWN),
-        (Health.BROKEN, False, Verdict.UNKNOWN),
+        (Health.READY, False, Severity.OK),
+        (Health.ALIVE, False, Severity.OK),
+        (Health.NOT_READY, False, Severity.OK),
+        (Health.UNTRUSTED, False, Severity.ERROR),
+        (Health.UNTRUSTED, True, Severity.ERROR),
+        (Health.TIMEOUT, False, Severity.UNKNOWN),
+        (Health.REFUSED, False, Severity.UNKNOWN),
+        (Health.BROKEN, False, Severity.UNKNOWN),
     ],
 )
-def test_certificates(health: Health, clock: bool, verdict: Verdict) -> None:
+def test_certificates(health: Health, clock: bool, severity: Severity) -> None:
     """Genuine is proven, untrusted is disproven, and what cannot be reached says nothing of its certificate."""
     finding = judge_certificate(ProbeResult(CONTROL_PLANE, health, clock_problem=clock), "api.example")
-    assert finding.verdict is verdict
-    assert str(CONTROL_PLANE) in finding.text
+    assert finding.severity is severity
+    assert str(CONTROL_PLANE) in finding.message
 
 
 def review(verb: str, allowed: bool | None) -> dict[str, Any]:
@@ -154,8 +153,8 @@ def test_a_binding_of_somebody_else() -> None:
         {"kind": "User", "name": "x"},
     ]
     (finding,) = judge_binding({"subjects": others}, BINDING)
-    assert finding.verdict is Verdict.FAILED
-    assert "exists for ServiceAccount other/apiserver-updater, User x, who would lose" in finding.text
+    assert finding.severity is Severity.ERROR
+    assert "exists for ServiceAccount other/apiserver-updater, User x, who would lose" in finding.message
 
 
 def test_the_right_to_make_a_namespace_is_asked_for_in_none() -> None:
@@ -163,15 +162,15 @@ def test_the_right_to_make_a_namespace_is_asked_for_in_none() -> None:
     asked = access_reviews([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "infra"}}])
     assert all("namespace" not in item["spec"]["resourceAttributes"] for item in asked)
     (finding,) = judge_access([{**item, "status": {}} for item in asked])
-    assert "you may not get, create, patch namespaces: apply with" in finding.text
+    assert "you may not get, create, patch namespaces" in finding.message
 
 
 def test_lacking_rights_are_one_line_for_each_resource() -> None:
     """The verbs that lack are named together; no answer counts as no right."""
     (finding,) = judge_access([review("get", True), review("create", False), review("patch", None)])
-    assert "you may not create, patch deployments.apps in kube-system" in finding.text
+    assert "you may not create, patch deployments.apps in kube-system" in finding.message
     assert finding.exit_code == ExitCode.NOT_PERMITTED
-    assert [f.verdict for f in judge_access([review("get", True)])] == [Verdict.OK]
+    assert [f.severity for f in judge_access([review("get", True)])] == [Severity.OK]
 
 
 def test_each_right_is_asked_for_once() -> None:
@@ -225,10 +224,16 @@ def test_trouble_of_kubectl_itself_is_no_answer(stderr: str) -> None:
     ("findings", "code"),
     [
         ([], 0),
-        ([ok("a"), unknown("b")], 0),
-        ([ok("a"), failed("b")], ExitCode.CONFIG),
-        ([failed("a", ExitCode.NOT_PERMITTED), failed("b", ExitCode.NOT_PERMITTED)], ExitCode.NOT_PERMITTED),
-        ([failed("a"), failed("b", ExitCode.NOT_PERMITTED)], ExitCode.PROBLEMS),
+        ([ok("vip", "a"), unknown("vip", "b")], 0),
+        ([ok("vip", "a"), failed("vip", "b", "c")], ExitCode.CONFIG),
+        (
+            [
+                failed("vip", "a", "b", ExitCode.NOT_PERMITTED),
+                failed("vip", "b", "c", ExitCode.NOT_PERMITTED),
+            ],
+            ExitCode.NOT_PERMITTED,
+        ),
+        ([failed("vip", "a", "b"), failed("vip", "b", "c", ExitCode.NOT_PERMITTED)], ExitCode.PROBLEMS),
     ],
 )
 def test_the_exit_code_is_that_of_what_failed(findings: list[Finding], code: int) -> None:
@@ -236,6 +241,9 @@ def test_the_exit_code_is_that_of_what_failed(findings: list[Finding], code: int
     assert exit_code(findings) == code
 
 
-def test_a_finding_is_one_line() -> None:
-    """Whatever an API server puts into its message."""
-    assert str(failed("a\n  b")) == "FAILED   a b"
+def test_a_finding_is_one_line_with_advice_and_link_below_it() -> None:
+    """Whatever an API server puts into its message; what went well needs neither."""
+    link = "see https://github.com/apiha/apiha/blob/main/docs/cluster.md#before-you-start"
+    assert text_of(failed("vip", "a\n  b", "do c")) == f"FAILED   a b\n         -> do c\n         {link}"
+    assert text_of(unknown("vip", "a")) == f"UNKNOWN  a\n         {link}"
+    assert text_of(ok("vip", "a")) == "ok       a"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import apiha
-from apiha.manifests.render import checked_settings, one_stream, render
+from apiha.manifests.render import checked_values, one_stream, render
 
 IMAGE = "registry.example.com/apiha:0.1.0"
 HOST = "apiserver.cluster.local"
@@ -25,7 +25,7 @@ def run(*arguments: str, path: str = "", **variables: str) -> subprocess.Complet
 
 
 def expected(*vips: str, host: str = HOST, port: int = 6443, namespace: str = "kube-system") -> str:
-    return one_stream(render(checked_settings(IMAGE, vips, namespace, host, port)).values())
+    return one_stream(render(checked_values(IMAGE, vips, namespace, host, port)).values())
 
 
 def test_it_prints_the_manifests_and_nothing_else() -> None:
@@ -74,7 +74,7 @@ def test_somebody_elses_files_are_refused_in_one_line(tmp_path: Path) -> None:
             "--vip: 'api.example.com' is not an IPv4 or IPv6 address",
         ),
         (["--image", IMAGE], 5, "--vip: not set"),
-        (["--vip", "10.96.0.100", "--image", "NO"], 5, "--image: 'NO' is no image reference"),
+        (["--vip", "10.96.0.100", "--image", "NO"], 5, "--image: 'NO' is not an image reference"),
         (["--vip", "10.96.0.100", "--image", IMAGE, "--namespace", "a.b"], 5, "--namespace: 'a.b'"),
         (["--vip", "10.96.0.100", "--image", IMAGE, "--host", "a b"], 5, "'a b' is not a host name"),
         (["--vip", "10.96.0.100", "--image", IMAGE, "--port", "0"], 5, "is not a port"),

@@ -1,0 +1,117 @@
+"""The cluster, asked through kubectl: with the same kubeconfig, context and login (exec plugins, proxies) that will
+apply the manifests.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apiha.config import read_text
+from apiha.errors import ConfigError, NoControlPlane
+
+_KUBECTL_TIMEOUT = 60.0  # seconds for one run: a login plugin may ask the user something
+# kubectl's `StandardErrorMessage`: what the API server answered, by the reason of its Status.
+_SERVER_ERROR = re.compile(
+    r"Error from server \((?P<reason>\w+)\): (?:error when \w+ \"\S+\": )?(?P<text>.*)", re.DOTALL
+)
+# What kubectl says of a file that is not a kubeconfig, or that lacks what it refers to.
+_NO_KUBECONFIG = re.compile(
+    r"error loading config file|context \"[^\"]*\" does not exist|invalid configuration: |Error in configuration: "
+)
+_INVALID = re.compile(r"The (?P<kind>\S+) \"(?P<name>[^\"]*)\" is invalid: (?P<text>.*)", re.DOTALL)
+
+
+class KubectlError(Exception):
+    """The API server refused; `reason` is that of its Status object (`NotFound`, `Forbidden`, `Invalid`, ...)."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def parse_error(stderr: str) -> KubectlError | None:
+    """What kubectl says on stderr, if it is an answer of the API server."""
+    text = stderr.strip()
+    if match := _SERVER_ERROR.search(text):
+        return KubectlError(match["reason"], _one_line(match["text"]))
+    if match := _INVALID.search(text):
+        return KubectlError("Invalid", _one_line(match["text"]))
+    return None
+
+
+class Kubectl:
+    """The cluster, asked through kubectl."""
+
+    def __init__(self, kubeconfig: Path | None, program: str = "kubectl") -> None:
+        """`kubeconfig` None leaves the choice to kubectl: $KUBECONFIG, ~/.kube/config, the Pod's own.
+
+        Raises ConfigError for a file that cannot be read.
+        """
+        if kubeconfig is not None:
+            read_text(kubeconfig, "a kubeconfig")
+        self._command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else [])]
+
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """One run; raises ConfigError where kubectl is missing, NoControlPlane where it hangs."""
+        try:
+            return subprocess.run(
+                [*self._command, "--request-timeout=15s", *arguments],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_KUBECTL_TIMEOUT,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise ConfigError(
+                "--dry-run: kubectl is not in PATH; it asks the cluster, with the kubeconfig that will be used to apply"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"--dry-run: cannot run kubectl: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise NoControlPlane(f"--dry-run: kubectl has no answer after {_KUBECTL_TIMEOUT:g} s") from None
+
+    def get(self, path: str) -> Any:
+        """GET a path; raises KubectlError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
+        return json.loads(self._checked(self.run("get", "--raw", path)))
+
+    def create(self, documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """POST objects and return what came of them; raises like `get`."""
+        listing = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        answer = self._checked(self.run("create", "-f", "-", "-o", "yaml", stdin=json.dumps(listing)))
+        return list(yaml.safe_load_all(answer))
+
+    def apply_dry_run(self, document: Mapping[str, Any]) -> None:
+        """What `kubectl apply` would do, as far as the API server says without doing it; raises like `get`."""
+        self._checked(self.run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(document)))
+
+    def ca_of_kubeconfig(self) -> str | None:
+        """The CA (PEM) that the kubeconfig's current context trusts, if it has one."""
+        text = self._checked(self.run("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        clusters = json.loads(text).get("clusters") or [{}]
+        data = clusters[0].get("cluster", {}).get("certificate-authority-data")
+        return base64.b64decode(data).decode() if data else None
+
+    @staticmethod
+    def _checked(process: subprocess.CompletedProcess[str]) -> str:
+        if process.returncode == 0:
+            return process.stdout
+        if error := parse_error(process.stderr):
+            raise error
+        if _NO_KUBECONFIG.search(process.stderr):
+            raise ConfigError(f"--dry-run: kubectl: {_one_line(process.stderr)}")
+        raise NoControlPlane(
+            f"--dry-run: kubectl: {_one_line(process.stderr) or f'exit code {process.returncode}'}"
+        )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:400]
