@@ -1,6 +1,6 @@
-"""Files replaced whole or not at all: by rename where that is possible, else in place with a journal.
+"""Files replaced whole or not at all, by a rename. Nothing here knows what the bytes mean.
 
-Nothing here knows what the bytes mean. Failures are OSErrors, with the file as it was.
+Failures are OSErrors, with the file as it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 # Nobody's hosts file is larger; more than this is a mistake in a path, and would fill the memory.
@@ -85,10 +84,34 @@ def replace(path: str, data: bytes, expected: os.stat_result | None) -> None:
     """
 
     def unchanged() -> None:
-        if _identity(_lstat(path)) != _identity(expected):
+        if _identity(status_of(path)) != _identity(expected):
             raise ChangedMeanwhileError
 
-    _install(path, data, lambda descriptor: _copy_attributes(descriptor, path, expected), unchanged)
+    write_whole(path, data, lambda descriptor: _copy_attributes(descriptor, path, expected), unchanged)
+
+
+def write_whole(path: str, data: bytes, prepare: Callable[[int], None], check: Callable[[], None]) -> None:
+    """Write a temporary file beside `path`, `prepare` its descriptor, `check`, rename.
+
+    On failure the temporary file is removed. Raises OSError, and whatever `prepare` and `check` raise.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.apiha-{os.urandom(4).hex()}")
+    with signals_held():
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                prepare(descriptor)
+                overwrite(descriptor, data)
+            finally:
+                os.close(descriptor)
+            check()
+            os.rename(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(folder)
 
 
 def overwrite(descriptor: int, data: bytes) -> None:
@@ -126,6 +149,26 @@ def lock(
         sleep(LOCK_POLL)
 
 
+def status_of(path: str) -> os.stat_result | None:
+    """What lstat(2) says of `path`; None if nothing is there. Raises OSError."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: str) -> None:
+    """Have the entries of a folder on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Put SIGINT, SIGTERM and SIGHUP off until a file is whole and no temporary file is left.
@@ -150,114 +193,6 @@ def signals_held() -> Iterator[None]:
             signal.signal(held, handler)
         for received in arrived:
             signal.raise_signal(received)
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """The bytes before (`backup`) and after (`intended`) a write in place, on the disk while it runs.
-
-    It takes both to tell a torn file from one that another program wrote after the kill (a container runtime
-    writes /etc/hosts anew at each start): that one must not be undone.
-    """
-
-    folder: Path
-    name: str
-
-    @property
-    def backup(self) -> Path:
-        """The bytes before; there exactly while a write is under way or was killed."""
-        return self.folder / f"{self.name}.apiha-backup"
-
-    @property
-    def intended(self) -> Path:
-        """The bytes after."""
-        return self.folder / f"{self.name}.apiha-intended"
-
-    def exists(self) -> bool:
-        """Whether a write was begun and not finished."""
-        return os.path.lexists(self.backup)
-
-    def record(self, before: bytes, after: bytes, mode: int) -> None:
-        """Keep both, before the first byte is written. Raises OSError."""
-        # The backup comes last and goes first: where it is, the other one is too.
-        try:
-            for path, data in ((self.intended, after), (self.backup, before)):
-                _install(str(path), data, lambda descriptor: os.fchmod(descriptor, mode), lambda: None)
-        except BaseException:
-            with suppress(OSError):
-                self.discard()
-            raise
-
-    def load(self) -> tuple[bytes, bytes]:
-        """(before, after). Raises OSError: EBADF if another user made those files.
-
-        In a folder like /tmp anybody could, to have them written over the hosts file.
-        """
-        for path in (self.backup, self.intended):
-            status = _lstat(str(path))
-            if status is None:
-                continue  # somebody removed it: `read` says no bytes
-            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-                raise OSError(
-                    errno.EBADF, "not a backup that apiha made: look at it, then remove it", str(path)
-                )
-        return read(str(self.backup))[0], read(str(self.intended))[0]
-
-    def discard(self) -> None:
-        """The file is whole: forget both."""
-        for path in (self.backup, self.intended):
-            if os.path.lexists(
-                path
-            ):  # on a read-only file system unlink(2) says EROFS even for what is not there
-                path.unlink()
-        _sync_folder(str(self.folder))
-
-    def keep(self) -> Path:
-        """Put the backup where no later run looks for it; returns where."""
-        kept = self.folder / f"{self.name}.apiha-saved"
-        self.backup.rename(kept)
-        self.discard()
-        return kept
-
-
-def torn(data: bytes, before: bytes, after: bytes) -> bool:
-    """Whether writing `after` over `before`, stopped anywhere, can have left `data`.
-
-    Then each byte is from the one or the other, or NUL (a block that a power failure left unwritten).
-    """
-    if not min(len(before), len(after)) <= len(data) <= max(len(before), len(after)):
-        return False
-    step = 4096
-    for start in range(0, len(data), step):
-        part = data[start : start + step]
-        old, new = before[start : start + len(part)], after[start : start + len(part)]
-        if part not in (old, new) and any(
-            byte and byte not in (*old[index : index + 1], *new[index : index + 1])
-            for index, byte in enumerate(part)
-        ):
-            return False
-    return True
-
-
-def _install(path: str, data: bytes, prepare: Callable[[int], None], check: Callable[[], None]) -> None:
-    """Write a temporary file beside `path`, `prepare` it, `check`, rename; on failure it does not stay."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.apiha-{os.urandom(4).hex()}")
-    with signals_held():
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                prepare(descriptor)
-                overwrite(descriptor, data)
-            finally:
-                os.close(descriptor)
-            check()
-            os.rename(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(folder)
 
 
 def _copy_attributes(descriptor: int, path: str, like: os.stat_result | None) -> None:
@@ -297,28 +232,10 @@ def _ignoring_unsupported() -> Iterator[None]:
             raise
 
 
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
-
-
 def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
     if status is None:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _lock_holder(descriptor: int) -> str:

@@ -13,3 +13,6 @@ MACHINE_ID = Path("/etc/machine-id")  # machine-id(5)
 KUBELET_KUBECONFIG = Path("/etc/kubernetes/kubelet.conf")  # where kubeadm writes it
 KUBEADM_CA = Path("/etc/kubernetes/pki/ca.crt")
 SYSTEMD_RUNS = Path("/run/systemd/system")  # there exactly where systemd is PID 1: sd_booted(3)
+UNIT_DIR = Path("/etc/systemd/system")  # the administrator's: a package manager would use /usr/lib
+PROGRAM = Path("/usr/local/bin/apiha")  # where apiha.pyz copies itself, and what the units name
+INSTALL_RECORD = STATE_DIR / "install.json"  # what `install` wrote

@@ -188,7 +188,7 @@ def install_command(invocation: Invocation, root: Path | None, kubelet_http2: bo
     \b
     apiha install --control-plane 10.0.0.11,10.0.0.12,10.0.0.13 --vip 10.96.0.100 --kubelet-http2
     """
-    from apiha.install import install
+    from apiha.install.install import install
 
     settings = {key: text for key, text in invocation.flags.items() if text is not None}
     load(None, {}, settings)  # nothing that would not be read back is written
@@ -211,7 +211,7 @@ def uninstall_command(invocation: Invocation, root: Path | None, keep_block: boo
 
     A configuration that was edited since is kept, and named.
     """
-    from apiha.install import uninstall
+    from apiha.install.install import uninstall
 
     uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
 

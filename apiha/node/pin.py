@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from apiha.clock import backoff
 from apiha.config import require_control_plane
 from apiha.endpoint import Endpoint
 from apiha.errors import NoControlPlane
-from apiha.hosts import Change, HostsFile
+from apiha.hosts import HostsFile
 from apiha.log import Reporter
 from apiha.node.choice import Race, addresses_for_block
 from apiha.node.context import LOOPBACK, Node
@@ -102,25 +100,11 @@ def write_pin(node: Node, winner: ProbeResult, race: Race) -> tuple[str, ...]:
 def write_block(node: Node, addresses: tuple[str, ...], message: str) -> bool:
     """Write the block and say so; whether anything was written. Raises HostsConflict, HostsFileError, NotPermitted."""
     change = node.hosts.pin(node.config.host, addresses, node.config.on_conflict)
-    report_change(node.report, node.hosts.path, change)
+    change.report(node.report, node.hosts.path)
     fallbacks = f"; fallbacks {', '.join(addresses[1:])}" if addresses[1:] else ""
     unchanged = "" if change.written else " (already so, nothing written)"
     node.report.info(f"{message}{fallbacks}{unchanged}", addresses=list(addresses), written=change.written)
     return change.written
-
-
-def report_change(report: Reporter, path: Path, change: Change) -> None:
-    """Log what a write did besides its purpose: lines commented out, lines lost, an earlier write mended."""
-    if change.recovered:
-        report.warning(change.recovered)
-    for line in change.adopted:
-        report.warning(
-            f"{path}:{line.number}: commented out until `apiha unpin`: {line.text}", line=line.number
-        )
-    for lost in change.dropped:
-        report.warning(
-            f"{path}:{lost.number}: dropped from the block, it was not apiha's: {lost.text}", line=lost.number
-        )
 
 
 def unpin(hosts: HostsFile, host: str | None, report: Reporter) -> None:
@@ -129,5 +113,5 @@ def unpin(hosts: HostsFile, host: str | None, report: Reporter) -> None:
     Raises HostsFileError, NotPermitted.
     """
     change = hosts.unpin(host)
-    report_change(report, hosts.path, change)
+    change.report(report, hosts.path)
     report.info(f"{'removed the block from' if change.written else 'there was no block in'} {hosts.path}")

@@ -15,7 +15,7 @@ from apiha.config import Config, read_text, require_control_plane
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
 from apiha.hosts import HostsFile, current, find_foreign, parse
-from apiha.install import UNITS
+from apiha.install.units import SANDBOX, UNITS
 from apiha.node.context import LOOPBACK
 from apiha.node.learned import LEARNED, load_learned
 from apiha.paths import KUBELET_KUBECONFIG
@@ -171,7 +171,7 @@ def look_at_ca(config: Config) -> CaView:
 
 def unit_states() -> tuple[UnitState, ...]:
     """The state of apiha's units; empty where systemd does not run."""
-    properties = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState")
+    properties = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "DropInPaths")
     command = ["systemctl", "show", "--property", ",".join(properties), "--", *UNITS]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
@@ -180,7 +180,10 @@ def unit_states() -> tuple[UnitState, ...]:
     states = []
     for paragraph in shown.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in paragraph.splitlines() if "=" in line)
-        states.append(UnitState(*(values.get(name, "") for name in properties)))
+        name, load, active, sub, enabled = (values.get(key, "") for key in properties[:5])
+        runs = load == "loaded" and name.endswith(".service")
+        sandboxed = not runs or SANDBOX in values.get("DropInPaths", SANDBOX)
+        states.append(UnitState(name, load, active, sub, enabled, sandboxed))
     return tuple(states)
 
 

@@ -35,6 +35,7 @@ class UnitState:
     active: str
     sub: str
     enabled: str
+    sandboxed: bool = True  # of a service: whether the drop-in with its sandbox is applied
 
     def __str__(self) -> str:
         if self.load == "not-found":

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Severity
+from apiha.install.units import SANDBOX
 from apiha.node.context import LOOPBACK
 from apiha.status.model import Found, Observations, UnitState
 
@@ -248,6 +249,11 @@ def unit_missing(seen: Observations) -> Iterator[Found]:
     missing = [unit.name for unit in seen.units if unit.load == "not-found"]
     if missing:
         yield Found(f"not installed: {', '.join(missing)}")
+    if bare := [unit.name for unit in seen.units if not unit.sandboxed]:
+        yield Found(
+            f"not installed: {SANDBOX}, so these run without a sandbox: {', '.join(bare)}",
+            advice="run `apiha install`; it puts the drop-in back",
+        )
 
 
 def kubeconfig(seen: Observations) -> Iterator[Found]:

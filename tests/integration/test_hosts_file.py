@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import signal
@@ -12,14 +13,17 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from apiha import files
 from apiha.errors import HostsConflict, HostsFileError, NotPermitted
-from apiha.hosts import HostsFile, current
+from apiha.hosts import BlockChanged, Change, HostsFile, current, splice
+from apiha.log import Reporter
 
 HOST = "apiserver.cluster.local"
 ORIGINAL = b"127.0.0.1\tlocalhost\r\n\xff latin\n10.0.0.7 db"
@@ -47,6 +51,13 @@ def identity(path: Path) -> tuple[int, int, int]:
 def beside(path: Path) -> list[str]:
     """Whatever is in the file's folder besides it."""
     return sorted(name for name in os.listdir(path.parent) if name != path.name)
+
+
+def told(change: Change, path: Path) -> list[str]:
+    """The warnings that a write is reported with."""
+    stream = io.StringIO()
+    change.report(Reporter(stream), path)
+    return [line.removeprefix("<4>apiha: warning: ") for line in stream.getvalue().splitlines()]
 
 
 def test_pin_swap_unpin(hosts: HostsFile, path: Path) -> None:
@@ -88,18 +99,18 @@ def test_a_refused_pin_writes_nothing(hosts: HostsFile, path: Path) -> None:
     assert identity(path) == before
     change = hosts.pin(HOST, ["10.0.0.11"], "adopt")
     assert [line.number for line in change.adopted] == [4]
-    assert change.warnings == (f"line 4 is commented out until `apiha unpin`: 10.0.0.9 {HOST} www",)
+    assert told(change, path) == [f"{path}:4: commented out until `apiha unpin`: 10.0.0.9 {HOST} www"]
     hosts.unpin()
     assert path.read_bytes() == ORIGINAL + b"\n10.0.0.9 " + HOST.encode() + b" www\n"
 
 
-def test_lines_dropped_from_the_block_are_in_the_warnings(hosts: HostsFile, path: Path) -> None:
+def test_lines_dropped_from_the_block_are_in_the_log(hosts: HostsFile, path: Path) -> None:
     """Who wrote into the block learns from the log what became of it."""
     hosts.pin(HOST, ["10.0.0.11"])
     path.write_bytes(path.read_bytes().replace(b"# END", b"10.0.0.5 mine\n# END"))
-    assert hosts.pin(HOST, ["10.0.0.12"]).warnings == (
-        "line 6, inside the block but not of it, is gone: 10.0.0.5 mine",
-    )
+    assert told(hosts.pin(HOST, ["10.0.0.12"]), path) == [
+        f"{path}:6: dropped from the block, it was not apiha's: 10.0.0.5 mine"
+    ]
 
 
 def test_a_missing_file_is_created(hosts: HostsFile, path: Path) -> None:
@@ -285,8 +296,8 @@ def test_waiting_for_the_lock_has_an_end(path: Path, tmp_path: Path) -> None:
 def test_the_lock_leaves_no_file(hosts: HostsFile, path: Path) -> None:
     """It is the folder itself that is locked, and it is free again afterwards, also after an error."""
     hosts.pin(HOST, ["10.0.0.11"])
-    with pytest.raises(ZeroDivisionError):
-        hosts.update(lambda data: data[: 1 // 0])
+    with pytest.raises(BlockChanged):
+        hosts.pin(HOST, ["10.0.0.12"], expected=["10.0.0.13"])
     assert beside(path) == []
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -295,33 +306,66 @@ def test_the_lock_leaves_no_file(hosts: HostsFile, path: Path) -> None:
         os.close(folder)
 
 
-def test_a_change_by_another_program_meanwhile_is_not_lost(hosts: HostsFile, path: Path) -> None:
+def another_writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> None:
+    """Let another program write the file each time after apiha has read it and before apiha replaces it."""
+    replace = files.replace
+
+    def later(*arguments: Any) -> None:
+        write()
+        replace(*arguments)
+
+    monkeypatch.setattr(files, "replace", later)
+
+
+def test_a_change_by_another_program_meanwhile_is_not_lost(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An editor takes no lock: if the file is another one at the rename, everything starts anew from it."""
-    others = iter([b"10.0.0.1 first\n", b"10.0.0.2 second\n"])
-
-    def change(data: bytes) -> bytes:
-        line = next(others, None)
-        if line is not None:
-            path.write_bytes(data + line)
-        return data + b"ours\n"
-
+    others = [b"10.0.0.2 second\n", b"10.0.0.1 first\n"]
+    another_writes(monkeypatch, lambda: others and path.write_bytes(path.read_bytes() + others.pop()))
     path.write_bytes(b"")
-    assert hosts.update(change).written
-    assert path.read_bytes() == b"10.0.0.1 first\n10.0.0.2 second\nours\n"
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(b"10.0.0.1 first\n10.0.0.2 second\n# BEGIN apiha")
     assert beside(path) == []
 
 
-def test_a_program_that_never_stops_writing_is_an_error(hosts: HostsFile, path: Path) -> None:
+def test_a_program_that_never_stops_writing_is_an_error(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is an end to starting anew, and it leaves that program's bytes."""
-
-    def change(data: bytes) -> bytes:
-        path.write_bytes(data + b"#")
-        return b"ours\n"
-
+    another_writes(monkeypatch, lambda: path.write_bytes(path.read_bytes() + b"#"))
     with pytest.raises(HostsFileError, match="keeps being changed by another program"):
-        hosts.update(change)
+        hosts.pin(HOST, ["10.0.0.11"])
     assert path.read_bytes().startswith(ORIGINAL + b"#")
+    assert b"BEGIN" not in path.read_bytes()
     assert beside(path) == []
+
+
+def test_what_was_decided_from_a_block_is_written_over_that_block_only(hosts: HostsFile, path: Path) -> None:
+    """Somebody who decided from an older block is told what it says now, and nothing is written."""
+    hosts.pin(HOST, ["10.0.0.11"], expected=[])
+    hosts.pin(HOST, ["10.96.0.100", "10.0.0.11"], expected=["10.0.0.11"])
+    before = identity(path)
+    with pytest.raises(BlockChanged, match="another run changed the block meanwhile") as caught:
+        hosts.pin(HOST, ["10.0.0.12"], expected=["10.0.0.11"])
+    assert caught.value.addresses == ("10.96.0.100", "10.0.0.11")
+    assert identity(path) == before
+    hosts.unpin()
+    with pytest.raises(BlockChanged):
+        hosts.pin(HOST, ["10.0.0.12"], expected=["10.0.0.11"])
+
+
+def test_a_block_that_changes_right_before_the_rename_is_noticed(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that takes no lock may put another block there: what was decided from the old one is not written."""
+    hosts.pin(HOST, ["10.0.0.11"])
+    another_writes(
+        monkeypatch, lambda: path.write_bytes(path.read_bytes().replace(b"10.0.0.11", b"10.0.0.13"))
+    )
+    with pytest.raises(BlockChanged):
+        hosts.pin(HOST, ["10.0.0.12"], expected=["10.0.0.11"])
+    assert current(hosts.read(), HOST).addresses == ("10.0.0.13",)
 
 
 def test_leftovers_of_killed_runs_are_swept(hosts: HostsFile, path: Path) -> None:
@@ -346,16 +390,12 @@ def test_a_backup_settles_a_torn_file(found: bytes, restored: bool, hosts: Hosts
     path.with_name("hosts.apiha-backup").write_bytes(b"old old old\n")
     path.with_name("hosts.apiha-intended").write_bytes(b"AAAAAAAAA\n")
     assert hosts.interrupted() == path.with_name("hosts.apiha-backup")
-    change = hosts.update(lambda data: data)
+    change = hosts.unpin()
     assert path.read_bytes() == (b"old old old\n" if restored else found)
     assert beside(path) == []
     assert hosts.interrupted() is None
-    if restored:
-        assert change.warnings == (
-            f"{path} was half written by a run that was killed: its bytes of before are restored",
-        )
-    else:
-        assert change.warnings == ()
+    words = f"{path} was half written by a run that was killed: its bytes of before are restored"
+    assert told(change, path) == ([words] if restored else [])
 
 
 def test_what_another_program_wrote_after_the_kill_stays(hosts: HostsFile, path: Path) -> None:
@@ -363,12 +403,12 @@ def test_what_another_program_wrote_after_the_kill_stays(hosts: HostsFile, path:
     path.write_bytes(b"10.1.1.1 fresh\n")
     path.with_name("hosts.apiha-backup").write_bytes(b"old old old\n")
     path.with_name("hosts.apiha-intended").write_bytes(b"AAAAAAAAA\n")
-    change = hosts.update(lambda data: data + b"ours\n")
-    assert path.read_bytes() == b"10.1.1.1 fresh\nours\n"
+    change = hosts.pin(HOST, ["10.0.0.11"])
+    assert path.read_bytes().startswith(b"10.1.1.1 fresh\n# BEGIN apiha")
     assert beside(path) == ["hosts.apiha-saved"]
     assert path.with_name("hosts.apiha-saved").read_bytes() == b"old old old\n"
-    assert "another program wrote it since" in change.warnings[0]
-    assert not hosts.update(lambda data: data).warnings
+    assert "another program wrote it since" in told(change, path)[0]
+    assert told(hosts.unpin(), path) == []
 
 
 def test_half_a_journal_is_no_obstacle(hosts: HostsFile, path: Path) -> None:
@@ -433,11 +473,13 @@ def test_too_large_for_the_limit_of_the_process(path: Path) -> None:
 WRITER = """
 import itertools, sys
 from apiha.hosts import HostsFile
+from apiha.hosts.text import render
+render("a", ["10.0.0.1"])  # imports what the first pin would
 hosts = HostsFile(sys.argv[1], state_dir=sys.argv[1] + ".state")
 try:
     print(flush=True)
-    for byte in itertools.cycle(b"AB"):  # large, so that most of the time is spent writing
-        hosts.update(lambda _: bytes([byte]) * 2_000_000)
+    for address in itertools.cycle(["10.0.0.1", "10.0.0.2"]):
+        hosts.pin("a", [address])
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -449,6 +491,9 @@ except KeyboardInterrupt:
 )
 def test_a_polite_end_leaves_no_temporary_file(number: signal.Signals, expected: int, path: Path) -> None:
     """SIGTERM, SIGHUP and Ctrl-C, whenever they come, end the process as they always do, but after the write."""
+    original = b"# large, so that most of the time is spent writing\n" * 40_000
+    path.write_bytes(original)
+    states = (original, *(splice(original, "a", [address]).data for address in ("10.0.0.1", "10.0.0.2")))
     for attempt in range(10):
         process = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE)
         with process:
@@ -458,7 +503,7 @@ def test_a_polite_end_leaves_no_temporary_file(number: signal.Signals, expected:
             process.send_signal(number)
             assert process.wait(30) == expected
         assert beside(path) == []
-        assert path.read_bytes() in (ORIGINAL, b"A" * 2_000_000, b"B" * 2_000_000)
+        assert path.read_bytes() in states
 
 
 @pytest.mark.skipif(
@@ -470,7 +515,7 @@ def test_without_the_rights_nothing_is_touched(path: Path) -> None:
         "import os, sys\n"
         "from apiha.hosts import HostsFile\n"
         "from apiha.errors import NotPermitted\n"
-        "from apiha.hosts import render\n"
+        "from apiha.hosts.text import render\n"
         "render('a', ['10.0.0.1'])  # imports what the interpreter may keep where only root reads\n"
         "os.chdir(os.path.dirname(sys.argv[1])); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "hosts = HostsFile('hosts', state_dir='state')\n"
@@ -510,14 +555,15 @@ def test_a_backup_of_another_user_is_not_used(hosts: HostsFile, path: Path) -> N
     assert path.read_bytes() == ORIGINAL
 
 
-def test_an_input_output_error_is_told_in_words(hosts: HostsFile) -> None:
+def test_an_input_output_error_is_told_in_words(hosts: HostsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no rule of ours explains is still one line with the system's own words."""
 
-    def change(data: bytes) -> bytes:
+    def broken(_path: str) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    monkeypatch.setattr(files, "read", broken)
     with pytest.raises(HostsFileError, match=r"could not be read or written: Input/output error$"):
-        hosts.update(change)
+        hosts.pin(HOST, ["10.0.0.11"])
 
 
 def test_no_other_user_can_hold_the_lock(path: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from apiha.hosts import HostsFile, current, render, splice
+from apiha.hosts import BlockChanged, HostsFile, current, splice
+from apiha.hosts.text import render
 from tests.support.mountns import mount, run
 
 HOST = "apiserver.cluster.local"
@@ -24,10 +25,8 @@ ORIGINAL = (
     b"".join(b"0.0.0.0 ads-%07d.example\n" % number for number in range(40_000)) + b"\xff\xfe no newline"
 )
 # The block stands in front, so that a longer or shorter one moves every byte after it.
-STATES = tuple(
-    splice(b"", HOST, addresses).data + ORIGINAL
-    for addresses in (["10.0.0.11"], ["10.96.0.100", "10.0.0.11", "10.0.0.12"])
-)
+ADDRESSES = (["10.0.0.11"], ["10.96.0.100", "10.0.0.11", "10.0.0.12"])
+STATES = tuple(splice(b"", HOST, addresses).data + ORIGINAL for addresses in ADDRESSES)
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -44,8 +43,8 @@ def fork(work: Callable[[], None]) -> int:
 def write_for_ever(hosts: HostsFile, ready: int) -> None:
     """Write the states in turn; `ready` is written to before the first."""
     os.write(ready, b".")
-    for data in cycle(STATES):  # worked out beforehand, so that nearly all of the time is spent writing
-        hosts.update(lambda _, data=data: data)  # type: ignore[misc]
+    for addresses in cycle(ADDRESSES):
+        hosts.pin(HOST, addresses)
 
 
 def kill_writers(
@@ -56,7 +55,8 @@ def kill_writers(
     The file is looked at after each kill, and must be whole after every `every`th one and the `next_run`.
     """
     hosts = HostsFile(path, state_dir=path.parent / "state")
-    hosts.update(lambda _: STATES[0])
+    path.write_bytes(STATES[0])
+    render(HOST, ADDRESSES[0])  # imports once what each writer would
     rng = random.Random(1)
     counts = {"kills": 0, "torn": 0, "first": 0, "second": 0, "leftovers": 0}
     for number in range(KILLS):
@@ -71,15 +71,15 @@ def kill_writers(
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         counts["kills"] += 1
-        counts["torn"] += path.read_bytes() not in STATES
+        found = path.read_bytes()
+        counts["torn"] += found not in STATES
+        counts["first"] += found == STATES[0]
+        counts["second"] += found == STATES[1]
         counts["leftovers"] += any(name.startswith(".hosts.apiha-") for name in os.listdir(path.parent))
         if number % every:
             continue
         next_run()
-        data = path.read_bytes()
-        assert data in STATES, "the hosts file is torn"
-        counts["first"] += data == STATES[0]
-        counts["second"] += data == STATES[1]
+        assert path.read_bytes() in STATES, "the hosts file is torn"
     hosts.unpin()
     assert path.read_bytes() == ORIGINAL
     assert os.listdir(path.parent) == ["hosts"]
@@ -112,7 +112,8 @@ def killed_in_place(folder: Path) -> dict[str, Any]:
     recovered = []
 
     def next_run() -> None:
-        recovered.extend(HostsFile(path, state_dir=folder / "state").update(lambda data: data).warnings)
+        change = HostsFile(path, state_dir=folder / "state").pin(HOST, ADDRESSES[0])
+        recovered.extend([change.recovered] if change.recovered else [])
 
     # The backup is there from before the first byte is written until after the last one.
     # Every other writer finds what the last one left, and may be killed while it makes that good.
@@ -133,8 +134,8 @@ def test_a_writer_killed_in_place_is_made_good_by_the_next_run(tmp_path: Path) -
     )
 
 
-def many_at_once(path: Path, write: Callable[[HostsFile, int], object]) -> list[int]:
-    """Let WRITERS processes go at the same moment; returns their exit codes."""
+def many_at_once(path: Path, write: Callable[[HostsFile, int], object], writers: int = WRITERS) -> list[int]:
+    """Let that many processes go at the same moment; returns their exit codes."""
     hosts = HostsFile(path, state_dir=path.parent / "state")
     gate, open_gate = os.pipe()
 
@@ -143,7 +144,7 @@ def many_at_once(path: Path, write: Callable[[HostsFile, int], object]) -> list[
         os.read(gate, 1)  # end of file, for all of them at once
         write(hosts, number)
 
-    children = [fork(lambda number=number: work(number)) for number in range(WRITERS)]  # type: ignore[misc]
+    children = [fork(lambda number=number: work(number)) for number in range(writers)]  # type: ignore[misc]
     os.close(open_gate)
     os.close(gate)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -184,17 +185,28 @@ def test_two_hundred_processes_leave_one_valid_block(tmp_path: Path) -> None:
     }
 
 
-def concurrent_lines(folder: Path) -> dict[str, Any]:
+def concurrent_decisions(folder: Path) -> dict[str, Any]:
     path = folder / "hosts"
+    render(HOST, ["10.0.0.1"])
     path.write_bytes(b"")
 
-    def append(hosts: HostsFile, number: int) -> object:
-        return hosts.update(lambda data: data + b"%d\n" % number, lock_timeout=60)
+    def append(hosts: HostsFile, number: int) -> None:
+        """Put an address of its own behind those that the block has: a decision made from the block."""
+        while True:
+            block = current(hosts.read(), HOST).addresses
+            try:
+                hosts.pin(HOST, [*block, f"10.0.0.{number}"], expected=block, lock_timeout=60)
+                return
+            except BlockChanged:
+                continue
 
-    codes = many_at_once(path, append)
-    return {"failed": sum(map(bool, codes)), "lines": sorted(map(int, path.read_bytes().split()))}
+    codes = many_at_once(path, append, writers=50)
+    return {"failed": sum(map(bool, codes)), "addresses": sorted(current(path.read_bytes(), HOST).addresses)}
 
 
-def test_no_update_of_two_hundred_is_lost(tmp_path: Path) -> None:
-    """Every process's change is in the file: they really take turns, from reading to rename."""
-    assert run(concurrent_lines, tmp_path, namespace=False) == {"failed": 0, "lines": list(range(WRITERS))}
+def test_no_decision_of_fifty_is_undone(tmp_path: Path) -> None:
+    """Each process adds to what it read: all additions are in the file, since none was written over another block."""
+    assert run(concurrent_decisions, tmp_path, namespace=False) == {
+        "failed": 0,
+        "addresses": sorted(f"10.0.0.{number}" for number in range(50)),
+    }

@@ -14,14 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from apiha import paths
 from apiha.config import load
 from apiha.hosts import splice
-from apiha.install import CONFIG, KUBELET_DROP_IN, PROGRAM, RECORD, UNIT_DIR, UNITS, _for_this_python
+from apiha.install.install import for_this_python
+from apiha.install.units import KUBELET_HTTP2, SANDBOX, UNITS
 from apiha.settings import SETTINGS
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Where things are, below an image.
+CONFIG, PROGRAM, RECORD, UNIT_DIR = (
+    path.relative_to("/") for path in (paths.CONFIG_FILE, paths.PROGRAM, paths.INSTALL_RECORD, paths.UNIT_DIR)
+)
+KUBELET_DROP_IN = UNIT_DIR / KUBELET_HTTP2
 
 
 @pytest.fixture(scope="session")
@@ -80,10 +87,10 @@ def test_what_is_installed(machine: Worker, image: Path, archive: Path) -> None:
     added = {path: entry for path, entry in snapshot(image).items() if path not in before}
     files = {path for path, (mode, _) in added.items() if mode.startswith("-")}
     assert files == {
-        *(str(UNIT_DIR / unit) for unit in UNITS),
+        *(str(UNIT_DIR / unit) for unit in (*UNITS, SANDBOX)),
         *(str(CONFIG), str(PROGRAM), str(RECORD)),
     }
-    for unit in UNITS:
+    for unit in (*UNITS, SANDBOX):
         assert (image / UNIT_DIR / unit).read_bytes() == (REPOSITORY / "systemd" / unit).read_bytes()
     assert (image / PROGRAM).read_bytes() == archive.read_bytes()
     assert added[str(PROGRAM)][0] == "-rwxr-xr-x"
@@ -354,7 +361,7 @@ def test_a_record_that_leads_out_of_the_image(machine: Worker, image: Path, tmp_
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", [PROGRAM, UNIT_DIR / UNITS[0], KUBELET_DROP_IN])
+@pytest.mark.parametrize("path", [PROGRAM, UNIT_DIR / UNITS[0], UNIT_DIR / SANDBOX, KUBELET_DROP_IN])
 def test_what_others_put_there_is_not_overwritten(machine: Worker, image: Path, path: Path) -> None:
     """A file of the same name that install did not write: one line with what to do, and nothing is written."""
     (image / path).parent.mkdir(exist_ok=True)
@@ -439,6 +446,6 @@ def test_a_read_only_image(archive: Path) -> None:
 def test_the_installed_archive_names_the_python_that_installed_it() -> None:
     """`python3.11 apiha.pyz install` must not leave a program that a node's older `python3` would run."""
     archive = b"#!/usr/bin/env python3\nPK\x03\x04 the rest\n"
-    installed = _for_this_python(archive, in_image=False)
+    installed = for_this_python(archive, in_image=False)
     assert installed == f"#!{sys.executable} -IS\n".encode() + b"PK\x03\x04 the rest\n"
-    assert _for_this_python(archive, in_image=True) == archive  # an image has a Python of its own
+    assert for_this_python(archive, in_image=True) == archive  # an image has a Python of its own

@@ -496,6 +496,16 @@ def test_units(swapped: Worker, root: Path, systemd: Systemd) -> None:
     assert "  apiha-reconcile.path     not installed\n" in text
 
 
+def test_a_sandbox_that_is_not_applied(swapped: Worker, root: Path, systemd: Systemd) -> None:
+    """systemd tells which drop-ins it applies to a service."""
+    shown = systemd.shown.read_text()
+    sandbox = "DropInPaths=/etc/systemd/system/apiha-.service.d/10-sandbox.conf /etc/systemd/system/x.conf"
+    systemd.shown.write_text(shown.replace("Id=apiha-vip.service", f"Id=apiha-vip.service\n{sandbox}"))
+    assert look(swapped, root).findings == []
+    systemd.shown.write_text(shown.replace("Id=apiha-vip.service", "Id=apiha-vip.service\nDropInPaths="))
+    assert "apiha-vip.service" in only(look(swapped, root), "unit-missing").message
+
+
 def test_without_systemd(
     swapped: Worker, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

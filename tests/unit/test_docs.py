@@ -17,7 +17,7 @@ from apiha.cli.options import OWN_VARIABLES
 from apiha.config import Config, load, template
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
-from apiha.install import UNITS
+from apiha.install.units import UNITS
 from apiha.manifests.judge import ANCHORS
 from apiha.settings import SETTINGS, Setting
 from apiha.status.checks import CHECKS

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from apiha.errors import HostsConflict, HostsFileError
-from apiha.files import torn
-from apiha.hosts import GO_LINE_LIMIT, current, find_foreign, parse, remove, render, splice
+from apiha.hosts import current, find_foreign, parse, remove, splice
+from apiha.hosts.journal import torn
+from apiha.hosts.lines import GO_LINE_LIMIT
+from apiha.hosts.text import render
 
 HOST = "apiserver.cluster.local"
 BEGIN = b"# BEGIN apiha (managed: edits inside are overwritten; `apiha unpin` removes the block)\n"

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from python_hosts import HostsEntry
 
 from apiha.errors import HostsConflict
-from apiha.hosts import (
-    ADOPTED,
-    BEGIN,
-    END,
-    END_AFTER_NO_NEWLINE,
-    current,
-    find_foreign,
-    parse,
-    remove,
-    splice,
-)
+from apiha.hosts import BEGIN, END, current, find_foreign, parse, remove, splice
+from apiha.hosts.adopt import ADOPTED
+from apiha.hosts.text import END_AFTER_NO_NEWLINE
 
 HOST = "api.example"
 # A busy machine is no failure.

@@ -16,7 +16,7 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Finding, Severity
 from apiha.hosts import BlockState, ForeignLine
-from apiha.install import UNITS
+from apiha.install.units import UNITS
 from apiha.probe import Health, ProbeResult
 from apiha.status.checks import CHECKS, judge
 from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState
@@ -520,6 +520,16 @@ def test_units_that_will_not_run() -> None:
     assert inactive.severity is WARNING
     assert "`systemctl start apiha-reconcile.timer apiha-reconcile.path`" in inactive.advice
     assert "apiha-vip.service        not installed" in status_text(judge(seen))
+
+
+def test_services_without_their_sandbox() -> None:
+    """A drop-in that somebody removed: all services run, with more rights than they need."""
+    bare = tuple(replace(unit, sandboxed=unit.name != "apiha-vip.service") for unit in HEALTHY.units)
+    found = only(replace(HEALTHY, units=bare), "unit-missing")
+    assert found.severity is WARNING
+    assert found.message == (
+        "not installed: apiha-.service.d/10-sandbox.conf, so these run without a sandbox: apiha-vip.service"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""Installing on a node and leaving it again: units, sandbox, a commented configuration, the kubelet drop-in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zipimport
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from apiha.config import template
+from apiha.errors import ApihaError, NotPermitted
+from apiha.hosts import HostsFile
+from apiha.install.tree import File, Link, Tree
+from apiha.install.units import KUBELET_HTTP2, SANDBOX, UNITS, enableable, shipped, systemctl, wanted_by
+from apiha.log import Reporter
+from apiha.paths import CONFIG_FILE, PROGRAM, STATE_DIR, UNIT_DIR
+
+# The sandbox sets ProtectHome=yes and PrivateTmp=yes: services do not see what lies below these.
+_HIDDEN_FROM_UNITS = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # noqa: S108 (nothing is written there)
+
+
+def install(
+    report: Reporter,
+    *,
+    root: Path | None = None,
+    kubelet_http2: bool = False,
+    now: bool = False,
+    settings: Mapping[str, str] | None = None,
+) -> None:
+    """Put the units, a commented configuration and, if asked, the kubelet drop-in on the machine or image at `root`.
+
+    `settings` (key to text, already checked) are written into a new configuration. On a running machine the units
+    are enabled by systemctl, and started if `now`; in an image by their links. Raises NotPermitted or ApihaError, the
+    latter also where a file that install did not write is in the way; nothing is written then.
+    """
+    _check_root(root)
+    with _permissions_explained("install"):
+        tree = Tree.recorded(root or Path("/"))
+        wanted: dict[Path, File | Link] = {}
+        program, archive = _program(tree, in_image=root is not None)
+        if archive is not None:
+            wanted[PROGRAM] = archive
+        config = tree.at(CONFIG_FILE)
+        keep_config = os.path.lexists(config)
+        if not keep_config:
+            wanted[CONFIG_FILE] = File(template(settings).encode())
+        for unit in UNITS:
+            text = shipped(unit).replace(str(PROGRAM), program)
+            wanted[UNIT_DIR / unit] = File(text.encode())
+            if root is not None:
+                for target in wanted_by(text):
+                    wanted[UNIT_DIR / f"{target}.wants" / unit] = Link(UNIT_DIR / unit)
+        for drop_in in (SANDBOX, *([KUBELET_HTTP2] if kubelet_http2 else [])):
+            wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
+        tree.put(wanted)
+        if not keep_config:
+            report.info(f"wrote {config}" + ("" if settings else ": fill in control_plane and vip"))
+        else:
+            report.info(f"kept {config}: it was there already")
+            if settings:
+                report.warning(f"{config} was not changed: {', '.join(settings)} given here are not in it")
+        if kubelet_http2:
+            report.info(f"wrote {tree.at(UNIT_DIR / KUBELET_HTTP2)}: takes effect when kubelet starts next")
+    if root is None:
+        systemctl("daemon-reload")
+        systemctl("enable", *(["--now"] if now else []), *enableable())
+    report.info(f"installed and enabled {', '.join(UNITS)}; they run {program}")
+
+
+def uninstall(
+    report: Reporter, *, root: Path | None = None, hosts_file: Path, keep_block: bool = False
+) -> None:
+    """Leave the machine as it was before `install` and the first pin. What was edited since is kept, and named.
+
+    Raises NotPermitted or ApihaError.
+    """
+    _check_root(root)
+    with _permissions_explained("uninstall"):
+        tree = Tree.recorded(root or Path("/"))
+        if root is not None and not keep_block:
+            hosts_file = tree.at(hosts_file, follow=True)
+        state = tree.at(STATE_DIR, follow=True)
+        # All places are worked out before anything is removed: a link that leads out of the image stops it here.
+        recorded = {path: tree.at(path) for path in {**tree.files, **tree.pending}}
+        folders = [tree.at(folder) for folder in tree.folders]
+        present = [unit for unit in UNITS if tree.at(UNIT_DIR / unit).exists()]
+        if root is None and present:
+            systemctl("disable", "--now", *present)  # first: the path unit would put the block back
+        if not keep_block and hosts_file.exists():
+            change = HostsFile(hosts_file, state_dir=state).unpin()
+            change.report(report, hosts_file)
+            if change.written:
+                report.info(
+                    f"removed the block from {hosts_file}; clients on this node that name the host need another way"
+                )
+        for path, place in recorded.items():
+            if tree.unchanged(path):
+                place.unlink()
+            elif os.path.lexists(place):
+                report.warning(
+                    f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
+                )
+        for kept in tree.clear_state():
+            report.warning(
+                f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"
+            )
+        for folder in reversed(folders):
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it now
+                folder.rmdir()
+    if root is None and present:
+        systemctl("daemon-reload")
+        systemctl("reset-failed", *present, check=False)
+    report.info("uninstalled" if recorded else "nothing was installed by `apiha install`")
+
+
+def for_this_python(archive: bytes, *, in_image: bool) -> bytes:
+    """The archive with the Python that runs it now in its first line, if it will run on this machine.
+
+    `python3` may be too old where somebody had to write `python3.11 apiha.pyz install`. -I and -S (python(1)): nothing
+    of the environment, the user's folders or site-packages plays a part; the archive has all it needs.
+    """
+    first, newline, rest = archive.partition(b"\n")
+    if in_image or not first.startswith(b"#!") or not sys.executable:
+        return archive
+    return f"#!{sys.executable} -IS".encode() + newline + rest
+
+
+def _check_root(root: Path | None) -> None:
+    if root is not None and not root.is_dir():
+        raise ApihaError(f"--root {root}: not a folder; expected where the image is mounted")
+
+
+def _program(tree: Tree, *, in_image: bool) -> tuple[str, File | None]:
+    """The absolute path, as the machine will see it, of the program that the units run; what to put there, if so."""
+    archive = _running_archive()
+    if archive is not None:
+        if archive == tree.at(PROGRAM).resolve():
+            return str(PROGRAM), None
+        return str(PROGRAM), File(for_this_python(archive.read_bytes(), in_image=in_image), 0o755)
+    program = Path(os.path.abspath(sys.argv[0]))
+    if program.name == "__main__.py" or not os.access(program, os.X_OK):
+        program = Path(sys.executable).with_name("apiha")
+    if in_image and program.is_relative_to(tree.root.resolve()):
+        program = Path("/") / program.relative_to(tree.root.resolve())
+    if not os.access(tree.at(program, follow=True), os.X_OK):
+        raise ApihaError(f"{program} is not in the image: install with apiha.pyz, which brings itself along")
+    if not in_image and any(program.is_relative_to(hidden) for hidden in _HIDDEN_FROM_UNITS):
+        raise ApihaError(
+            f"{program}: systemd units cannot see this place (ProtectHome, PrivateTmp); "
+            "install apiha below /opt or /usr/local, or use apiha.pyz"
+        )
+    return str(program), None
+
+
+def _running_archive() -> Path | None:
+    """The apiha.pyz that this process runs from, if it does."""
+    loader = getattr(sys.modules["apiha"], "__loader__", None)
+    return Path(loader.archive).resolve() if isinstance(loader, zipimport.zipimporter) else None
+
+
+@contextlib.contextmanager
+def _permissions_explained(what: str) -> Iterator[None]:
+    """Errors of the file system as one line each."""
+    try:
+        yield
+    except PermissionError as error:
+        raise NotPermitted(f"cannot {what}: {error.filename}: {error.strerror}; run it as root") from None
+    except OSError as error:
+        raise ApihaError(f"cannot {what}: {error.filename}: {error.strerror}") from None

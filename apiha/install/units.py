@@ -1,0 +1,62 @@
+"""Which units there are, the texts that are shipped with apiha, and systemctl."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apiha.errors import ApihaError
+from apiha.paths import SYSTEMD_RUNS
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable  # moves to importlib.resources.abc, which Python 3.10 does not have
+
+UNITS = (
+    "apiha-bootstrap.service",
+    "apiha-vip.service",
+    "apiha-reconcile.service",
+    "apiha-reconcile.timer",
+    "apiha-reconcile.path",
+)
+# Applies to every service whose name starts with `apiha-` (systemd.unit(5)): what these may do is said once.
+SANDBOX = "apiha-.service.d/10-sandbox.conf"
+KUBELET_HTTP2 = "kubelet.service.d/20-apiha-http2.conf"
+SYSTEMCTL_TIMEOUT = 90.0  # seconds; systemd's own DefaultTimeoutStopSec
+
+
+def shipped(name: str) -> str:
+    """The text of a file of `systemd/`: inside the wheel or apiha.pyz, or beside the package in a source tree."""
+    inside: Traversable = resources.files("apiha") / "systemd"
+    folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "systemd"
+    return folder.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def wanted_by(unit: str) -> list[str]:
+    """The units that pull this one in once it is enabled: `WantedBy=` of its text (systemd.unit(5))."""
+    return [word for line in unit.splitlines() if line.startswith("WantedBy=") for word in line[9:].split()]
+
+
+def enableable() -> list[str]:
+    """The units that have an [Install] section."""
+    return [unit for unit in UNITS if wanted_by(shipped(unit))]
+
+
+def systemctl(*arguments: str, check: bool = True) -> None:
+    """Run systemctl; raises ApihaError with its own words. Without a running systemd only `enable` makes sense."""
+    running = SYSTEMD_RUNS.is_dir()
+    if not running and arguments[0] not in ("enable", "disable"):
+        return
+    command = ["systemctl", *(word for word in arguments if running or word != "--now")]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMCTL_TIMEOUT, check=False)
+    except FileNotFoundError:
+        raise ApihaError(
+            "systemctl not found: this machine has no systemd; `--root /` installs the files alone"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ApihaError(f"`{' '.join(command)}` did not return within {SYSTEMCTL_TIMEOUT:.0f} s") from None
+    if check and done.returncode != 0:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise ApihaError(f"`{' '.join(command)}` failed: {words}")
