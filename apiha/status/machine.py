@@ -6,6 +6,7 @@ import errno
 import os
 import ssl
 import subprocess
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,8 +19,9 @@ from apiha.hosts import HostsFile, current, find_foreign, parse
 from apiha.install.units import SANDBOX, UNITS
 from apiha.node.context import LOOPBACK
 from apiha.node.learned import LEARNED, load_learned
+from apiha.node.trial import ask_vip
 from apiha.paths import KUBELET_KUBECONFIG
-from apiha.probe import Prober, probe_all
+from apiha.probe import Prober, ProbeResult, probe_all
 from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState
 from apiha.trust import load_ca, read_kubeconfig
 
@@ -40,16 +42,18 @@ def look(
 
     `now` is this machine's clock (UTC); below `root` is what other programs are configured with.
     """
+    hosts = look_at_hosts(config, hosts_file, state_dir)
+    swapped = hosts.block is not None and hosts.block.addresses[:1] == (config.vip,)
     answers: list[Answer] = []
     config_error = ""
     try:
-        answers = probe_addresses(config, state_dir)
+        answers = probe_addresses(config, state_dir, swapped=swapped)
     except ConfigError as error:
         config_error = str(error)
     return Observations(
         config,
         now or datetime.now(timezone.utc),
-        hosts=look_at_hosts(config, hosts_file, state_dir),
+        hosts=hosts,
         ca=look_at_ca(config),
         config_error=config_error,
         control_planes=tuple(_control_planes(config, state_dir)),
@@ -80,18 +84,25 @@ def look_unconfigured(
     )
 
 
-def probe_addresses(config: Config, state_dir: Path) -> list[Answer]:
+def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = None) -> list[Answer]:
     """Probe all control planes, configured and learned, and the VIP, all at once. Raises ConfigError.
 
-    A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
-    dates and the server's time can be told; the answer stays untrusted.
+    `swapped` is whether the block says VIP first: the VIP is judged as a reconcile judges it then, by up to three
+    probes; with None by one. A certificate that only this machine's clock speaks against is looked at once more without
+    the clock, so that its dates and the server's time can be told; the answer stays untrusted.
     """
     control_planes = _control_planes(config, state_dir)
     vip = [config.vip_endpoint] if config.vip_endpoint else []
     if not control_planes and not vip:
         require_control_plane(config)
     prober = Prober.from_config(config)
-    results = probe_all(prober.probe, control_planes + vip)
+
+    def probe(endpoint: Endpoint) -> ProbeResult:
+        if swapped is None or endpoint not in vip:
+            return prober.probe(endpoint)
+        return ask_vip(lambda: prober.probe(endpoint), swapped=swapped, pause=time.sleep)
+
+    results = probe_all(probe, control_planes + vip)
     disputed = [r.endpoint for r in results if r.clock_problem]
     timeless = Prober.from_config(config, ignore_validity_period=True) if disputed else prober
     dates = {r.endpoint: r for r in probe_all(timeless.probe, disputed)}

@@ -275,6 +275,21 @@ def test_vip_down(swapped: Worker, cluster: Cluster, root: Path) -> None:
     assert status.exit_code == 0
 
 
+def test_the_vip_is_judged_as_reconcile_judges_it(joined: Worker, cluster: Cluster, root: Path) -> None:
+    """With a dead control plane behind the VIP every third connection fails: that is no VIP that is down, and no
+    reason to swap. What status says is what a reconcile would do.
+    """
+    cluster.vip.start()
+    first, *others = cluster.in_order()
+    joined.run("reconcile").ok()
+    first.stop()
+    for _ in range(6):
+        assert codes(look(joined, root).findings) == ["control-plane-down"]
+    HostsFile(joined.hosts, state_dir=joined.state).pin(DEFAULT_HOST, [plane.address for plane in others])
+    for _ in range(3):
+        assert codes(look(joined, root).findings) == ["control-plane-down", "vip-down"]
+
+
 def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> None:
     """Nothing configured, or only the VIP: said as such."""
     worker.configure({key: value for key, value in cluster.settings.items() if key != "control_plane"})
