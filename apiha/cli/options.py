@@ -38,22 +38,36 @@ _SETTING_PREFIX = "setting_"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
-    """`500ms`, `15s`, `2m`, or plain seconds; converts to seconds."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """What a function makes of the text; its ValueError is the usage error."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds; a usage error for anything that is no duration."""
-        if isinstance(value, float):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value; one that is no text any more is left as it is."""
+        if not isinstance(value, str):
             return value
         try:
-            return parse_duration(str(value))
+            return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-DURATION = Duration()
+DURATION = Parsed("duration", parse_duration)  # `500ms`, `15s`, `2m`, or plain seconds; converts to seconds
+
+
+def at_least(shortest: float, shown: str) -> Parsed:
+    """A duration of at least `shortest` seconds, which a message writes as `shown`."""
+
+    def parse(text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds < shortest:
+            raise ValueError(f"{text!r} is too short; expected at least {shown}")
+        return seconds
+
+    return Parsed("duration", parse)
 
 
 @dataclass

@@ -1,15 +1,24 @@
 """The in-cluster controller: keeps the Service `apiserver` equal to the live control planes.
 
-    mirror.py    pure: what the slices should be, and whether the live ones differ
-    health.py    is each control plane alive? A pure book of failures, and the threads that fill it
-    kube.py      the official client behind a narrow door: failover, time limits, errors as values
-    cache.py     list and watch: a local copy of a few objects that follows the API server
-    election.py  the official client's leader election, with what it lacks: release, a steady clock
-    problems.py  conditions that are said once, when they change
-    events.py    Kubernetes Events on the Service
-    metrics.py   what /metrics shows
-    web.py       /metrics, /healthz, /readyz
-    run.py       threads, signals, the one writer
+    settings.py    what the command line says, checked
+    service.py     pure: what the Service says, and what is wrong with it
+    mirror.py      pure: what the slices should be, and whether the live ones differ
+    pages.py       pure: what /healthz and /readyz say
+    health.py      is each control plane alive? A pure book of failures, and the threads that fill it
+    kube.py        the official client behind a narrow door: failover, time limits, errors as values
+    cache.py       list and watch: a local copy of a few objects that follows the API server
+    election.py    the official client's leader election, with what it lacks: release, a steady clock
+    writer.py      one pass: observations -> the slices that should be -> fenced writes
+    loop.py        when a pass is made
+    report.py      what is said of what happened: log, problems, metrics, Events
+    problems.py    conditions that are said once, when they change
+    events.py      Kubernetes Events on the Service
+    metrics.py     what /metrics shows
+    web.py         /metrics, /healthz, /readyz
+    supervisor.py  threads that never stop unnoticed
+    process.py     the parts, wired together; signals
+
+The first lines of each say what it reads and what it writes.
 
 # What it may do (least RBAC; every verb here is used)
 

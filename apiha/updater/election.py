@@ -12,7 +12,7 @@ What kubernetes.leaderelection (37.0) does, and what is added around it:
 - It lets network errors through, which end its loop. `FailoverApiClient` makes them the ApiException that it
   expects.
 - It says nothing of how long the lease is good for. `Lock.write_window` does.
-- It ends the process (`sys.exit`) on settings that it does not like. `check_timing` says so before.
+- It ends the process (`sys.exit`) on settings that it does not like. `Settings` says so before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from kubernetes.leaderelection import electionconfig, leaderelection
 from kubernetes.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.leaderelection.resourcelock import leaselock
 
-from apiha.errors import ConfigError
 from apiha.updater.kube import ApiError
 
 # The library's types are unknown to mypy.
@@ -43,24 +42,6 @@ _LATE = "the lease was not renewed in time"
 def boot_time() -> float:
     """Seconds on a clock that nobody sets and that goes on while the machine sleeps: clock_gettime(2)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def check_timing(lease_duration: float, renew_deadline: float, retry_period: float) -> None:
-    """Raises ConfigError for timings that cannot work, by the rules of client-go and of the Lease's whole
-    seconds.
-    """
-    if lease_duration != int(lease_duration) or lease_duration < 1:
-        raise ConfigError("--lease-duration: a Lease counts whole seconds; expected for example 15s")
-    if lease_duration <= renew_deadline:
-        raise ConfigError(
-            "--lease-duration: expected more than --renew-deadline, or two replicas could write at once"
-        )
-    if retry_period < 1 or renew_deadline < 1:
-        raise ConfigError("--renew-deadline and --retry-period: expected at least a second each")
-    if renew_deadline <= 1.2 * retry_period:
-        raise ConfigError(
-            "--renew-deadline: expected more than 1.2 times --retry-period, to leave time for a second try"
-        )
 
 
 class Lock(_LeaseLock):  # type: ignore[misc]

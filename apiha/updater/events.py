@@ -1,6 +1,7 @@
 """Kubernetes Events on the Service: what `kubectl events` shows of its addresses.
 
-Best effort, in a thread of its own: an Event that cannot be written holds up nothing and is dropped.
+Reads: what it is told. Writes: Events, in a thread of its own; one that cannot be written is dropped and holds up
+nothing.
 """
 
 from __future__ import annotations
@@ -56,20 +57,16 @@ class Announcer:
 
     def __init__(
         self,
-        create: Callable[[Object], None],
         clock: Clock,
         *,
         namespace: str,
         service: str,
         identity: str,
-        on_dropped: Callable[[ApiError], None],
     ) -> None:
-        self._create = create
         self._clock = clock
         self._namespace = namespace
         self._service = service
         self._identity = identity
-        self._on_dropped = on_dropped
         self._condition = threading.Condition()
         self._told = Addresses()
         self._now = Addresses()
@@ -99,8 +96,13 @@ class Announcer:
         """The Service's uid, so that `kubectl describe` finds the Events."""
         self._uid = uid
 
-    def run(self, stop: threading.Event) -> None:
-        """The announcer's thread."""
+    def run(
+        self,
+        stop: threading.Event,
+        create: Callable[[Object], None],
+        on_dropped: Callable[[ApiError], None],
+    ) -> None:
+        """The announcer's thread: `create` writes an Event or raises ApiError, which `on_dropped` hears of."""
         tokens, filled = float(_BURST), self._clock.monotonic()
         while not stop.is_set():
             with self._condition:
@@ -125,9 +127,9 @@ class Announcer:
                     continue
             tokens -= 1.0
             try:
-                self._create(self._event(kind, reason, note, self._clock.now()))
+                create(self._event(kind, reason, note, self._clock.now()))
             except ApiError as error:
-                self._on_dropped(error)
+                on_dropped(error)
 
     def _event(self, kind: str, reason: str, note: str, at: datetime) -> Object:
         regarding = {

@@ -1,5 +1,7 @@
 """Is each control plane alive? Asked once for the whole cluster, by the leader, with the node's own probe.
 
+Reads: the answers of the control planes. Writes: nothing.
+
 The bound for a control plane that falls silent: the last good probe started up to `interval` before the next,
 which takes `timeout` to fail; a failure is followed by the next probe at once after its time is up. So
 `interval + 2 x timeout`, 2.6 s with the defaults, plus one write.

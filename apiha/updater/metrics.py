@@ -1,4 +1,7 @@
-"""What /metrics shows; docs/metrics.md says what each means and which alerts to build on them."""
+"""What /metrics shows; docs/metrics.md says what each means and which alerts to build on them.
+
+Reads: what it is told. Writes: nothing but its registry.
+"""
 
 from __future__ import annotations
 

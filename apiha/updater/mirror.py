@@ -1,4 +1,6 @@
-"""What the mirrored EndpointSlices should be. Pure: slices and health in, slices out.
+"""What the mirrored EndpointSlices should be. Pure.
+
+Reads: slices of the source, the live slices, the health verdict. Writes: nothing.
 
 The formats are those of discovery.k8s.io/v1:
 https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/

@@ -1,12 +1,42 @@
-"""Conditions that are said once when they begin, once when they change, and once when they end."""
+"""Conditions that are said once when they begin, once when they change, and once when they end.
+
+Reads: what it is told. Writes: the log.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from apiha.log import Reporter
 
+Resource = Literal["kubernetes", "slices", "service", "lease"]  # what is watched
+# What can be wrong; docs/metrics.md says of each what to do.
+ProblemKey = Literal[
+    "api-server",
+    "service",
+    "no-source",
+    "all-unhealthy",
+    "other-port",
+    "foreign-slices",
+    "write",
+    "lease",
+    "internal",
+    "events",
+    "watch-kubernetes",
+    "watch-slices",
+    "watch-service",
+    "watch-lease",
+]
+# Those that only a leader can tell of.
+LEADERS: tuple[ProblemKey, ...] = ("write", "no-source", "other-port", "all-unhealthy")
+WATCHES: Mapping[Resource, ProblemKey] = {
+    "kubernetes": "watch-kubernetes",
+    "slices": "watch-slices",
+    "service": "watch-service",
+    "lease": "watch-lease",
+}
 AWAY_AFTER = 3.0  # s without any answer before the API server counts as away: one lost connection is no news
 
 
@@ -14,15 +44,15 @@ class Problems:
     """What is wrong now: a message for each key. Thread-safe."""
 
     def __init__(
-        self, report: Reporter, on_change: Callable[[str, bool], None] = lambda _key, _there: None
+        self, report: Reporter, on_change: Callable[[ProblemKey, bool], None] = lambda _key, _there: None
     ) -> None:
         """`on_change` hears of each key whose problem begins (True) or ends (False)."""
         self._report = report
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._messages: dict[str, str] = {}
+        self._messages: dict[ProblemKey, str] = {}
 
-    def set(self, key: str, message: str | None, solved: str = "solved") -> bool:
+    def set(self, key: ProblemKey, message: str | None, solved: str = "solved") -> bool:
         """There is a problem (a message that says what to do), or none any more; whether that is news.
 
         The message is logged when it differs from the last one of the key, `solved` when the problem ends.
@@ -43,7 +73,7 @@ class Problems:
             self._on_change(key, message is not None)
         return True
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: ProblemKey) -> None:
         """The problem is no longer ours to tell of; nothing is logged."""
         with self._lock:
             known = self._messages.pop(key, None)
@@ -51,7 +81,7 @@ class Problems:
             self._on_change(key, False)
 
     @property
-    def present(self) -> dict[str, str]:
+    def present(self) -> dict[ProblemKey, str]:
         """Every problem there is, by key."""
         with self._lock:
             return dict(self._messages)

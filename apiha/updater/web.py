@@ -1,37 +1,27 @@
-"""/metrics, /healthz and /readyz over plain HTTP, as Prometheus and kubelet ask for them."""
+"""/metrics, /healthz and /readyz over plain HTTP, as Prometheus and kubelet ask for them.
+
+Reads: the pages, each when it is asked for. Writes: nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from apiha.endpoint import parse_ip, parse_port
 from apiha.errors import ConfigError
+from apiha.updater.settings import Listen
 
 Answer = tuple[int, str, bytes]  # status, content type, body
 TEXT = "text/plain; charset=utf-8"
 _PATIENCE = 10.0  # s for a client to send its request
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """`:8080`, `ADDR:PORT` or `[ADDR6]:PORT`; an empty address is every address. Port 0 takes a free one.
-
-    Raises ConfigError.
-    """
-    address, colon, port = text.rpartition(":")
-    address = address.removeprefix("[").removesuffix("]")
-    try:
-        if not colon:
-            raise ValueError("no port")
-        number = 0 if port == "0" else parse_port(port)
-        return ("" if address in ("", "0.0.0.0", "::") else parse_ip(address)), number  # noqa: S104
-    except ValueError as error:
-        raise ConfigError(
-            f"--listen: {text!r}: {error}; expected for example :8080 or 127.0.0.1:8080"
-        ) from None
+def page(problems: Collection[str]) -> Answer:
+    """503 with a line for each problem, or 200 with `ok`."""
+    return (503 if problems else 200), TEXT, ("\n".join(problems or ["ok"]) + "\n").encode()
 
 
 class _Server(ThreadingHTTPServer):
@@ -54,7 +44,7 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is nobody's concern."""
 
 
-def serve(listen: str, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Callable[[], None]]:
+def serve(listen: Listen, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Callable[[], None]]:
     """Serve the pages in a thread; returns the port and a function that ends it. Raises ConfigError if it
     cannot listen.
     """
@@ -79,9 +69,8 @@ def serve(listen: str, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Cal
         def log_message(self, format: str, *args: object) -> None:
             """Requests are not worth a line."""
 
-    address, port = parse_listen(listen)
     try:
-        server = _Server(address, port, Handler)
+        server = _Server(listen.address, listen.port, Handler)
     except OSError as error:
         raise ConfigError(
             f"--listen: cannot listen on {listen}: {(error.strerror or str(error)).lower()}"

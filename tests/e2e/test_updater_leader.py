@@ -206,8 +206,8 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
     """
     from apiha.log import Reporter
     from apiha.updater.kube import ApiError
-    from apiha.updater.run import Settings
-    from apiha.updater.run import Updater as Process
+    from apiha.updater.process import Updater as Process
+    from apiha.updater.settings import Settings
 
     settings = Settings(
         kubeconfig=space.cluster.kubeconfig(),
@@ -220,10 +220,10 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
     )
     with open("/dev/null", "w") as nowhere:
         held = Process(settings, Reporter(nowhere))
-        for cache, objects in ((held.source, held._source_objects), (held.live, held._live_objects)):
-            cache.fill(objects)
+        held.source.list_anew()
+        held.live.list_anew()
         assert held.election.try_acquire_or_renew()
-        while held._pass():
+        while held.writer.run_pass():
             pass
         assert space.mirrored() == THREE
         refused: list[int] = []
@@ -245,8 +245,8 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
 
         held.kube.apply_slice = apply_late  # type: ignore[method-assign]
         space.set_source(["192.0.2.90"])
-        held.source.fill(held._source_objects)
-        held._pass()
+        held.source.list_anew()
+        held.writer.run_pass()
         assert refused == [409]
         assert held.lock.write_window(str(held.lock.term)) is None
 
@@ -258,8 +258,9 @@ def test_a_leader_whose_clock_stood_still_does_not_undo_its_successors_mark(spac
     This leader runs in the test's own process, so that its clock can be stopped.
     """
     from apiha.log import Reporter
-    from apiha.updater.run import Deposed, Settings
-    from apiha.updater.run import Updater as Process
+    from apiha.updater.process import Updater as Process
+    from apiha.updater.settings import Settings
+    from apiha.updater.writer import Deposed
 
     timing: dict[str, Any] = {"lease_duration": 4, "renew_deadline": 3, "retry_period": 1}
     kubeconfig = space.cluster.kubeconfig()
@@ -267,13 +268,12 @@ def test_a_leader_whose_clock_stood_still_does_not_undo_its_successors_mark(spac
         kubeconfig=kubeconfig, namespace=space.namespace, identity="paused", health_check=False, **timing
     )
     with open("/dev/null", "w") as nowhere:
-        paused = Process(settings, Reporter(nowhere))
         stopped_at = time.monotonic()
-        paused.lock._now = lambda: stopped_at
-        for cache, objects in ((paused.source, paused._source_objects), (paused.live, paused._live_objects)):
-            cache.fill(objects)
+        paused = Process(settings, Reporter(nowhere), boot_time=lambda: stopped_at)
+        paused.source.list_anew()
+        paused.live.list_anew()
         assert paused.election.try_acquire_or_renew()
-        while paused._pass():
+        while paused.writer.run_pass():
             pass
         with Updater(space.cluster, space.namespace, *QUICK) as other:
             wait_for("the other has written", lambda: mark_of(space).startswith(other.identity))
@@ -281,11 +281,11 @@ def test_a_leader_whose_clock_stood_still_does_not_undo_its_successors_mark(spac
             space.set_source(["192.0.2.91"])
             space.wait_mirrored(["192.0.2.91"])
             before = space.mirror()["metadata"]["resourceVersion"]
-            paused.source.fill(paused._source_objects)
-            paused.live.fill(paused._live_objects)
+            paused.source.list_anew()
+            paused.live.list_anew()
             assert paused.lock.write_window(str(paused.lock.term)) is not None, "by its clock it still leads"
             with pytest.raises(Deposed):
-                paused._pass()
+                paused.writer.run_pass()
             assert space.mirror()["metadata"]["resourceVersion"] == before
             assert paused.lock.term is None
 
@@ -327,8 +327,8 @@ def test_the_wall_clock_decides_nothing(space: Space, monkeypatch: pytest.Monkey
     from kubernetes.leaderelection import leaderelection
 
     from apiha.log import Reporter
-    from apiha.updater.run import Settings
-    from apiha.updater.run import Updater as Process
+    from apiha.updater.process import Updater as Process
+    from apiha.updater.settings import Settings
 
     class Clock:
         """The `time` module as the library sees it."""

@@ -35,16 +35,9 @@ def test_changes_in_words() -> None:
 def test_events_are_few_and_the_last_state_is_told() -> None:
     """A burst of changes makes at most ten Events at once, and each is one that the API takes."""
     written: list[dict[str, Any]] = []
-    announcer = Announcer(
-        written.append,
-        SystemClock(),
-        namespace="kube-system",
-        service="apiserver",
-        identity="me",
-        on_dropped=lambda _: None,
-    )
+    announcer = Announcer(SystemClock(), namespace="kube-system", service="apiserver", identity="me")
     stop = threading.Event()
-    thread = threading.Thread(target=announcer.run, args=(stop,))
+    thread = threading.Thread(target=announcer.run, args=(stop, written.append, lambda _: None))
     thread.start()
     for number in range(200):
         planes = frozenset({A} if number % 2 else {A, B})

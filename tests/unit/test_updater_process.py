@@ -19,7 +19,8 @@ pytest.importorskip("kubernetes", reason="needs the updater's packages: pip inst
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 from apiha.updater.kube import bearer, load_configuration
-from apiha.updater.run import Settings, Updater
+from apiha.updater.process import Updater
+from apiha.updater.settings import Settings
 
 
 def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
         settings = Settings(kubeconfig=kubeconfig(tmp_path, authority, **user), identity="me")
         updater = Updater(settings, Reporter(io.StringIO()))
         with ControlPlane(authority, "127.0.0.1", behaviour=behaviour) as plane:
-            result = updater.servers._prober.probe(Endpoint("127.0.0.1", plane.port))
+            result = updater.prober.probe(Endpoint("127.0.0.1", plane.port))
             assert result.health is Health.READY, result
             assert plane.counters.requests[0].headers.get("authorization", "Bearer secret") == "Bearer secret"
             assert ("authorization" in plane.counters.requests[0].headers) == ("token" in user)

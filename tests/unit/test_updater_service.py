@@ -1,4 +1,4 @@
-"""What is read from the Service."""
+"""What the Service says, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
+from apiha.updater.service import families, port_name, problem
 
-from apiha.updater.run import _port_name, _service_problem
+GOOD: dict[str, Any] = {"spec": {"clusterIPs": ["10.96.0.100"], "ports": [{"port": 6443}]}}
 
 
-def test_the_service_is_judged() -> None:
-    """Each thing that can be wrong with the Service has a line that says what to do; a good one has none."""
-    good: dict[str, Any] = {"spec": {"clusterIPs": ["10.96.0.100"], "ports": [{"port": 6443}]}}
-    where = "kube-system/apiserver"
-    assert _service_problem(good, where, ("10.96.0.100",)) is None
-    assert _service_problem(good, where, ()) is None
-    assert "kubectl apply" in str(_service_problem(None, where, ()))
-    assert "not 10.96.0.7" in str(_service_problem(good, where, ("10.96.0.7",)))
-    assert "selector" in str(_service_problem({"spec": {**good["spec"], "selector": {"a": "b"}}}, where, ()))
-    assert "no TCP port" in str(
-        _service_problem({"spec": {"clusterIP": "10.96.0.100"}}, where, ("10.96.0.100",))
-    )
+@pytest.mark.parametrize(
+    ("service", "vips", "words"),
+    [
+        (GOOD, ("10.96.0.100",), None),
+        (GOOD, (), None),
+        (None, (), "does not exist"),
+        (None, (), "kubectl apply"),
+        (GOOD, ("10.96.0.7",), "not 10.96.0.7"),
+        ({"spec": {**GOOD["spec"], "selector": {"a": "b"}}}, (), "selector"),
+        ({"spec": {"clusterIP": "10.96.0.100"}}, ("10.96.0.100",), "no TCP port"),
+    ],
+)
+def test_what_is_wrong_has_a_line_that_says_what_to_do(
+    service: dict[str, Any] | None, vips: tuple[str, ...], words: str | None
+) -> None:
+    """And a good Service has none."""
+    found = problem(service, "kube-system/apiserver", vips)
+    assert found is None if words is None else words in str(found)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +47,12 @@ def test_the_port_is_named_as_the_service_names_it(
     service: dict[str, Any] | None, expected: str | None
 ) -> None:
     """kube-proxy joins a Service's port with the slice's port of the same name."""
-    assert _port_name(service) == expected
+    assert port_name(service) == expected
+
+
+def test_only_the_families_of_the_service_count() -> None:
+    """Those it has, else those of --vip, else both."""
+    assert families({"spec": {"ipFamilies": ["IPv4"]}}, ()) == {"IPv4"}
+    assert families({"spec": {"clusterIPs": ["2001:db8::1"]}}, ()) == {"IPv6"}
+    assert families(None, ("10.96.0.100",)) == {"IPv4"}
+    assert families(None, ()) == {"IPv4", "IPv6"}

@@ -1,63 +1,115 @@
-"""The one writer."""
+"""One pass of the writer, against slices that are kept in memory."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apiha.log import Reporter
-from tests.support.control_plane import Authority
-from tests.support.updater import kubeconfig
+from apiha.clock import SystemClock
+from apiha.updater.cache import Cache
+from apiha.updater.mirror import LEADER_ANNOTATION, Target
 
 pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
-from apiha.updater.events import Addresses
 from apiha.updater.kube import ApiError
-from apiha.updater.run import Settings, Updater
+from apiha.updater.writer import Copy, Deposed, FencedSlices, Writer
+
+TARGET = Target("kube-system", "apiserver")
 
 
-class HeldLock:
+class HeldLease:
     """A Lease that is held until it is let go."""
 
     def __init__(self) -> None:
         self.term: str | None = "me/1"
-        self.holder = "me"
+        self.holder: str | None = "me"
         self.why_lost = ""
-        self.released: list[str] = []
+        self.window = 10.0
+        self.ours = True
 
     def write_window(self, term: str) -> float | None:
         """As long as it is held."""
-        return 10.0 if term == self.term else None
+        return self.window if term == self.term else None
 
     def confirm(self) -> bool:
-        """Yes."""
-        return True
+        """What the API server says."""
+        return self.ours
 
-    def abstain(self, why: str) -> bool:
-        """Let go."""
-        self.term, self.holder, self.why_lost = None, "other", why
-        self.released.append(why)
-        return True
+    def lose(self) -> None:
+        """Another replica holds it."""
+        self.term, self.holder, self.why_lost = None, "other", "other does"
 
 
 class Slices:
-    """An API server's slices for the writer, which may refuse writes."""
+    """An API server's slices, fenced as the real one's are; it refuses writes while `refuses` is a status."""
 
     def __init__(self, *items: dict[str, Any]) -> None:
-        self.items = list(items)
+        self.items = {item["metadata"]["name"]: item for item in items}
+        self.version = 9
+        self.refuses = 0
+        self.limits: list[float] = []
 
     def list(self) -> tuple[list[dict[str, Any]], str]:
         """What there is."""
-        return self.items, "9"
+        return list(self.items.values()), str(self.version)
 
     def watch(self, *_: object) -> Iterator[tuple[str, dict[str, Any]]]:
         """Not asked for."""
         raise NotImplementedError
+
+    def read_slice(self, namespace: str, name: str) -> dict[str, Any]:
+        """GET."""
+        return self.items[name]
+
+    def create_slice(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """POST."""
+        if body["metadata"]["name"] in self.items:
+            raise ApiError(409, "already exists")
+        return self._store(body, timeout)
+
+    def apply_slice(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """PATCH with a resourceVersion."""
+        held = self.items.get(body["metadata"]["name"])
+        if held is None:
+            raise ApiError(404, "not found")
+        if held["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise ApiError(409, "the object has been modified")
+        return self._store(body, timeout)
+
+    def _store(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        self.limits.append(timeout)
+        if self.refuses:
+            raise ApiError(self.refuses, "no")
+        self.version += 1
+        name = body["metadata"]["name"]
+        meta = {"uid": "u", **body["metadata"], "resourceVersion": str(self.version)}
+        self.items[name] = {**body, "metadata": meta}
+        return self.items[name]
+
+    def edited(self, name: str = "apiserver", **changes: Any) -> dict[str, Any]:
+        """Somebody else changes a slice."""
+        item = self.items[name]
+        changed = {**item, **changes, "metadata": {**item["metadata"], **changes.get("metadata", {})}}
+        self.version += 1
+        changed["metadata"]["resourceVersion"] = str(self.version)
+        self.items[name] = changed
+        return changed
+
+
+class Told:
+    """Everything that the writer tells, in order: (what, arguments)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **_: self.calls.append((name, arguments))
+
+    def of(self, name: str) -> list[tuple[Any, ...]]:
+        """The arguments of each call of that name."""
+        return [arguments for called, arguments in self.calls if called == name]
 
 
 def source_slice(*addresses: str) -> dict[str, Any]:
@@ -70,122 +122,167 @@ def source_slice(*addresses: str) -> dict[str, Any]:
     }
 
 
+class World:
+    """A writer that leads, and mirrors two control planes."""
+
+    def __init__(self) -> None:
+        self.api = Slices()
+        self.lease = HeldLease()
+        self.told = Told()
+        self.up_to_date = True
+        self.source = Copy(Cache(lambda: None), Slices(source_slice("192.0.2.1", "192.0.2.2")))
+        self.live = Copy(Cache(lambda: None), self.api)
+        recorder: Any = self.told
+        self.writer = Writer(
+            TARGET,
+            "default/kubernetes",
+            (),
+            source=self.source,
+            live=self.live,
+            service=Cache(lambda: None),
+            lease=self.lease,
+            checker=None,
+            slices=FencedSlices(self.api, self.lease, self.live.cache, TARGET.namespace, self.told.wrote),
+            recorder=recorder,
+            clock=SystemClock(),
+            up_to_date=lambda: self.up_to_date,
+        )
+        self.source.list_anew()
+        self.live.list_anew()
+
+    def source_is(self, *addresses: str) -> None:
+        """The Service `kubernetes` changes."""
+        self.source.cache.fill(Slices(source_slice(*addresses)))
+
+    def mirrored(self) -> list[str]:
+        """What the API server has."""
+        return [a for entry in self.api.items["apiserver"]["endpoints"] for a in entry["addresses"]]
+
+    def in_sync_after(self, *, raises: type[Exception] | None = None) -> bool:
+        """Whether a pass says that the slices are right."""
+        before = len(self.told.of("in_sync"))
+        if raises is not None:
+            with pytest.raises(raises):
+                self.writer.run_pass()
+        else:
+            self.writer.run_pass()
+        return len(self.told.of("in_sync")) > before
+
+
 @pytest.fixture
-def updater(tmp_path: Path) -> Updater:
-    """An updater that leads, by a Lease of the test's, and mirrors two control planes."""
-    config = kubeconfig(tmp_path, Authority(tmp_path))
-    settings = Settings(kubeconfig=config, identity="me", health_check=False)
-    updater = Updater(settings, Reporter(io.StringIO(), log_format="json"))
-    made: Any = updater
-    made.lock = HeldLock()
-    made._source_objects = Slices(source_slice("192.0.2.1", "192.0.2.2"))
-    made._live_objects = Slices()
-    updater.source.fill(made._source_objects)
-    updater.live.fill(made._live_objects)
-    for follower in updater.followers.values():
-        follower.connected = True
-    return updater
+def world() -> World:
+    """A writer that leads, and mirrors two control planes."""
+    return World()
 
 
-def shown(updater: Updater, name: str, **labels: str) -> float | None:
-    """A metric's value."""
-    return updater.metrics.registry.get_sample_value(f"apiha_updater_{name}", labels)
+def test_a_first_pass_creates_the_slice_and_marks_it(world: World) -> None:
+    """Empty and without labels first, which nobody uses; then everything, fenced. A second pass writes nothing."""
+    assert world.writer.run_pass(0.0) is False
+    assert world.mirrored() == ["192.0.2.1", "192.0.2.2"]
+    assert world.api.items["apiserver"]["metadata"]["annotations"] == {LEADER_ANNOTATION: "me/1"}
+    assert world.told.of("wrote") == [("apiserver", "created"), ("apiserver", "applied")]
+    assert len(world.told.of("mirrored")) == 1
+    assert world.writer.run_pass(0.0) is False
+    assert len(world.told.of("wrote")) == 2
+    assert world.told.of("leads") == [(True,), (True,)]
 
 
-def accept(updater: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every write succeed."""
-    versions = iter(range(10, 1000))
-
-    def written(body: dict[str, Any], _limit: float) -> dict[str, Any]:
-        return {**body, "metadata": {"uid": "u", **body["metadata"], "resourceVersion": str(next(versions))}}
-
-    monkeypatch.setattr(updater.kube, "create_slice", written)
-    monkeypatch.setattr(updater.kube, "apply_slice", written)
-
-
-def test_what_was_not_written_is_neither_counted_nor_announced(
-    updater: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_written_is_neither_counted_nor_announced(world: World) -> None:
     """A leader whose writes are refused shows the addresses that the slices have, and is not in sync."""
-    now = [0.0]
-    updater.metrics._now = lambda: now[0]
-    accept(updater, monkeypatch)
-    accepted = updater.kube.apply_slice
-
-    def refused(_body: dict[str, Any], _limit: float) -> dict[str, Any]:
-        raise ApiError(403, "forbidden")
-
-    monkeypatch.setattr(updater.kube, "apply_slice", refused)
-    before = updater.metrics._last_sync
-    with pytest.raises(ApiError):
-        updater._pass()
-    assert shown(updater, "mirrored_addresses", family="IPv4") == 0
-    assert updater.metrics._last_sync == before
-    assert updater.announcer._now == Addresses()
-    monkeypatch.setattr(updater.kube, "apply_slice", accepted)
-    updater.contact.failure(0.0)
-    updater.contact.failure(10.0)
-    updater._pass()
-    assert updater.metrics._last_sync == before  # the API server is away: who knows
-    updater.contact.success()
-    updater._pass()
-    assert shown(updater, "mirrored_addresses", family="IPv4") == 2
-    assert updater.metrics._last_sync == 0.0
-    assert len(updater.announcer._now.mirrored) == 2
+    world.api.refuses = 403
+    assert not world.in_sync_after(raises=ApiError)
+    assert world.told.of("slices")[-1] == ((),)
+    assert world.told.of("published") == []
+    assert world.told.of("wrote") == [("apiserver", "failed")]
+    world.api.refuses = 0
+    world.up_to_date = False
+    assert not world.in_sync_after()  # the API server is away: who knows
+    assert len(world.told.of("published")) == 1
+    world.up_to_date = True
+    assert world.in_sync_after()
+    assert len(world.told.of("slices")[-1][0]) == 2
 
 
-def test_a_standby_is_in_sync_only_while_the_slices_are_right(
-    updater: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_standby_is_in_sync_only_while_the_slices_are_right(world: World) -> None:
     """A slice that lacks a control plane, or an API server that is away, ages."""
-    accept(updater, monkeypatch)
-    updater._pass()
-    lock: Any = updater.lock
-    lock.abstain("test")
-    updater.metrics._last_sync = None
-    updater._pass()
-    assert updater.metrics._last_sync is not None
-    updater.source.fill(Slices(source_slice("192.0.2.1")))
-    updater.metrics._last_sync = None
-    updater._pass()
-    assert updater.metrics._last_sync is None
-    updater.source.fill(Slices(source_slice("192.0.2.1", "192.0.2.2")))
-    updater.contact.failure(0.0)
-    updater.contact.failure(10.0)
-    updater._pass()
-    assert updater.metrics._last_sync is None
+    world.writer.run_pass()
+    world.lease.lose()
+    assert world.in_sync_after()
+    assert world.told.of("term_ended") == [("other does", "other")]
+    assert world.told.of("leads")[-1] == (False,)
+    world.source_is("192.0.2.1")
+    assert not world.in_sync_after()
+    world.source_is("192.0.2.1", "192.0.2.2")
+    world.up_to_date = False
+    assert not world.in_sync_after()
+    assert len(world.told.of("term_ended")) == 1
 
 
-def test_a_writer_that_only_crashes_lets_the_lease_go_and_looks_ill(
-    updater: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three bugs in a row: the Lease is let go; following does not count as health, until a leader's pass goes well."""
-    lock: Any = updater.lock
-    passes: list[bool] = []
-
-    def crash(_news: float | None = None) -> bool:
-        leading = lock.term is not None
-        passes.append(leading)
-        if leading:
-            raise KeyError("a bug")
-        updater.stop_event.set()
-        return True
-
-    monkeypatch.setattr(updater, "_pass", crash)
-    updater._last_pass -= 100.0
-    updater._write()
-    assert passes == [True, True, True, False]
-    assert lock.released == ["an internal error"]
-    assert "KeyError" in updater.problems.present["internal"]
-    assert shown(updater, "problem", problem="internal") == 1
-    assert any("no pass of the writer" in line for line in updater._unhealthy())
-    updater._turned(True)
-    assert updater.problems.present == {}
-    assert not updater._unhealthy()
+def test_a_slice_that_changed_meanwhile_is_read_and_written_again(world: World) -> None:
+    """Refused with 409, the copy learns better, and the next pass puts it right."""
+    world.writer.run_pass()
+    world.api.edited(endpoints=[])
+    world.source_is("192.0.2.1")
+    assert world.writer.run_pass() is True
+    assert world.mirrored() == []
+    assert world.writer.run_pass() is False
+    assert world.mirrored() == ["192.0.2.1"]
+    assert ("apiserver", "conflict") in world.told.of("wrote")
 
 
-def test_only_the_families_of_the_service_are_mirrored(updater: Updater) -> None:
-    """Those it has, else those of --vip, else both."""
-    assert updater._families({"spec": {"ipFamilies": ["IPv4"]}}) == {"IPv4"}
-    assert updater._families({"spec": {"clusterIPs": ["2001:db8::1"]}}) == {"IPv6"}
-    assert updater._families(None) == {"IPv4", "IPv6"}
+def test_a_slice_that_is_gone_is_made_anew(world: World) -> None:
+    """Refused with 404; the copy forgets it."""
+    world.writer.run_pass()
+    world.api.items.clear()
+    world.source_is("192.0.2.1")
+    assert world.writer.run_pass() is True
+    assert world.writer.run_pass() is False
+    assert world.mirrored() == ["192.0.2.1"]
+
+
+def test_a_successors_mark_is_not_undone(world: World) -> None:
+    """Somebody else's mark is replaced only if the API server says that the Lease is ours."""
+    world.writer.run_pass()
+    edited = world.api.edited(metadata={"annotations": {LEADER_ANNOTATION: "other/2"}})
+    world.live.list_anew()
+    world.lease.ours = False
+    with pytest.raises(Deposed):
+        world.writer.run_pass()
+    assert world.api.items["apiserver"] == edited
+    world.lease.ours = True
+    world.writer.run_pass()
+    assert world.api.items["apiserver"]["metadata"]["annotations"] == {LEADER_ANNOTATION: "me/1"}
+
+
+def test_a_lease_that_ends_under_a_pass_allows_no_write(world: World) -> None:
+    """The look at the Lease comes right before the request."""
+    slices = FencedSlices(world.api, world.lease, world.live.cache, TARGET.namespace, world.told.wrote)
+    with pytest.raises(Deposed):
+        slices.write({"metadata": {"name": "apiserver"}}, None, "me/0")
+    assert world.api.items == {}
+
+
+def test_a_write_has_a_short_time_limit_that_grows_with_failures(world: World) -> None:
+    """1, 2, 4 s; never longer than the Lease lasts; short again after a success."""
+    world.api.refuses = 503
+    for _ in range(4):
+        with pytest.raises(ApiError):
+            world.writer.run_pass()
+    world.lease.window = 2.5
+    with pytest.raises(ApiError):
+        world.writer.run_pass()
+    assert world.api.limits == [1.0, 2.0, 4.0, 4.0, 2.5]
+    world.api.refuses = 0
+    world.writer.run_pass()
+    world.source_is("192.0.2.1")
+    world.writer.run_pass()
+    assert world.api.limits[-1] == 1.0
+
+
+def test_without_a_source_nothing_is_written(world: World) -> None:
+    """Nothing known is no reason to change anything, and no sync either."""
+    world.writer.run_pass()
+    world.source_is()
+    before = world.api.items["apiserver"]
+    assert not world.in_sync_after()
+    assert world.api.items["apiserver"] == before

@@ -1,0 +1,166 @@
+"""What is said of what happened."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from apiha.clock import SystemClock
+from apiha.endpoint import Endpoint
+from apiha.log import Reporter
+from apiha.probe import Health, ProbeResult
+from apiha.slices import ControlPlane
+from apiha.updater.health import Verdict
+from apiha.updater.mirror import Plan
+
+pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
+
+from apiha.updater.events import Addresses, Announcer
+from apiha.updater.kube import ApiError
+from apiha.updater.metrics import Metrics
+from apiha.updater.report import Recorder
+
+A, B = Endpoint("192.0.2.1", 6443), Endpoint("192.0.2.2", 6443)
+PLANES = tuple(ControlPlane(endpoint, ready=True, serving=True) for endpoint in (A, B))
+
+
+class World:
+    """A recorder, and everything that it says."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        self.metrics = Metrics()
+        self.announcer = Announcer(SystemClock(), namespace="n", service="apiserver", identity="me")
+        self.recorder = Recorder(
+            Reporter(self.stream, log_format="json"), self.metrics, self.announcer, SystemClock()
+        )
+
+    @property
+    def log(self) -> list[str]:
+        """The messages so far."""
+        return [json.loads(line)["message"] for line in self.stream.getvalue().splitlines()]
+
+    def shown(self, name: str, **labels: str) -> float | None:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(f"apiha_updater_{name}", labels)
+
+    def announced(self, count: int) -> list[dict[str, Any]]:
+        """The first Events."""
+        stop, events = threading.Event(), list[dict[str, Any]]()
+
+        def create(event: dict[str, Any]) -> None:
+            events.append(event)
+            if len(events) == count:
+                stop.set()
+
+        thread = threading.Thread(target=self.announcer.run, args=(stop, create, lambda _: None))
+        thread.start()
+        thread.join(5.0)
+        return events
+
+
+@pytest.fixture
+def world() -> World:
+    """A recorder, and everything that it says."""
+    return World()
+
+
+def test_a_problem_is_a_log_line_and_a_metric(world: World) -> None:
+    """1 while it is there, 0 afterwards."""
+    world.recorder.service(None, "the Service is gone")
+    assert world.shown("problem", problem="service") == 1
+    world.recorder.service("uid", None)
+    assert world.shown("problem", problem="service") == 0
+    assert world.log == ["the Service is gone", "service: the Service is as it should be"]
+
+
+def test_a_key_is_solved_when_none_of_its_verbs_is_refused(world: World) -> None:
+    """A Lease that may be read but not updated is one problem, not one in turn with its solution."""
+    world.recorder.lease_answered("update", ApiError(403, "forbidden"))
+    world.recorder.lease_answered("get", None)
+    world.recorder.lease_answered("update", ApiError(403, "forbidden"))
+    assert len(world.log) == 1
+    assert "not permitted (lease): forbidden" in world.log[0]
+    world.recorder.lease_answered("update", None)
+    assert world.log[1:] == ["lease: solved"]
+
+
+def test_a_lease_that_exists_need_not_be_created(world: World) -> None:
+    """Being refused to create it is no problem any more once somebody else has."""
+    world.recorder.lease_answered("create", ApiError(403, "forbidden"))
+    world.recorder.lease_answered("get", None)
+    assert world.log[1:] == ["lease: solved"]
+
+
+def test_an_api_server_that_does_not_answer_is_no_refusal(world: World) -> None:
+    """Status 0 is the contact's to tell, once for all requests."""
+    world.recorder.answered("watch-slices", "list", ApiError(0, "no answer"))
+    assert world.log == []
+
+
+def test_why_a_control_plane_is_off_is_said_in_the_log_and_in_the_event(world: World) -> None:
+    """And no longer once it is on again."""
+    both = frozenset({A, B})
+    world.recorder.term_began("me/1", Addresses(both, both))
+    world.recorder.health_changed(ProbeResult(B, Health.TIMEOUT, detail="no answer in time"))
+    world.recorder.published(Plan({}, mirrored=(A, B), ready=(A,)))
+    (event,) = world.announced(1)
+    assert event["type"] == "Warning"
+    assert "192.0.2.2:6443 unready (no answer in time)" in event["note"]
+    world.recorder.health_changed(ProbeResult(B, Health.READY))
+    assert world.log[-2:] == [
+        "192.0.2.2:6443 fails its health check: no answer in time",
+        "192.0.2.2:6443 is alive",
+    ]
+
+
+def test_a_control_plane_that_left_leaves_no_metric_behind(world: World) -> None:
+    """Its series would say for ever that it is dead."""
+    world.recorder.planned("default/kubernetes", Plan({"apiserver": {}}), PLANES, other_families=False)
+    world.recorder.judged(Verdict(off=frozenset({B})), PLANES)
+    assert world.shown("control_plane_healthy", address=str(A)) == 1
+    assert world.shown("control_plane_healthy", address=str(B)) == 0
+    world.recorder.planned("default/kubernetes", Plan({"apiserver": {}}), PLANES[:1], other_families=False)
+    assert world.shown("control_plane_healthy", address=str(B)) is None
+
+
+def test_a_term_that_ends_takes_the_leaders_problems_along(world: World) -> None:
+    """They are the new leader's to tell; nothing is logged of them."""
+    world.recorder.planned("default/kubernetes", Plan({}), (), other_families=False)
+    world.recorder.answered("write", "write", ApiError(403, "forbidden"))
+    assert set(world.recorder.problems.present) == {"no-source", "write"}
+    world.recorder.term_ended("the lease was not renewed in time", "other")
+    assert world.recorder.problems.present == {}
+    assert world.log[2:] == ["no longer leading: the lease was not renewed in time"]
+    assert world.shown("problem", problem="write") == 0
+
+
+def test_what_is_mirrored_is_counted_by_family(world: World) -> None:
+    """Ready ones and all of them."""
+    world.recorder.slices([*PLANES, ControlPlane(Endpoint("2001:db8::1", 6443), ready=False, serving=False)])
+    assert world.shown("mirrored_addresses", family="IPv4") == 2
+    assert world.shown("ready_addresses", family="IPv4") == 2
+    assert world.shown("mirrored_addresses", family="IPv6") == 1
+    assert world.shown("ready_addresses", family="IPv6") == 0
+
+
+def test_foreign_slices_are_said_once_and_announced_by_the_leader(world: World) -> None:
+    """In the log, in a metric and in an Event."""
+    for _ in range(2):
+        world.recorder.foreign("n/apiserver", {"apiserver-x": "somebody"}, announce=True)
+    assert len(world.log) == 1
+    assert world.shown("foreign_slices") == 1
+    assert world.announced(1)[0]["reason"] == "ForeignEndpointSlice"
+
+
+def test_a_bug_is_a_problem_until_a_pass_goes_well(world: World) -> None:
+    """With the exception's name; APIHA_DEBUG=1 would print where it came from."""
+    world.recorder.pass_crashed(KeyError("x"))
+    assert "internal error in writer: KeyError: 'x'" in world.recorder.problems.present["internal"]
+    world.recorder.pass_went_well()
+    assert world.recorder.problems.present == {}

@@ -1,0 +1,35 @@
+"""Threads that never stop unnoticed."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from apiha.updater.supervisor import Supervisor
+
+
+def test_a_body_that_raises_is_told_and_started_again() -> None:
+    """It counts as alive all the while."""
+    stop, again = threading.Event(), threading.Event()
+    bugs: list[str] = []
+    supervisor = Supervisor(stop, random.Random(1), lambda name, error: bugs.append(f"{name}: {error!r}"))
+
+    def body() -> None:
+        if not bugs:
+            raise KeyError("a bug")
+        again.set()
+        stop.wait()
+
+    thread = supervisor.start("worker", body)
+    assert again.wait(5.0)
+    assert bugs == ["worker: KeyError('a bug')"]
+    assert supervisor.ended() == []
+    stop.set()
+    thread.join(5.0)
+
+
+def test_a_body_that_returns_has_ended() -> None:
+    """Nothing else would ever notice."""
+    supervisor = Supervisor(threading.Event(), random.Random(1), lambda *_: None)
+    supervisor.start("worker", lambda: None).join(5.0)
+    assert supervisor.ended() == ["worker"]
