@@ -31,10 +31,11 @@ SOAK ?= --seconds 120
 soak: venv ## Random faults under two workers, with invariants checked; SOAK="--seconds 3600 --seed 42"
 	$(BIN)/python -m tests.soak $(SOAK)
 
-lint: venv ## ruff (lint and format) and strict mypy
+lint: venv ## ruff (lint and format), strict mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv ## Put the code into ruff's format
 	$(BIN)/ruff check --fix .
@@ -48,10 +49,13 @@ dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with not
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python tools/pyz.py dist/apiha.pyz
 
-lock: ## Pin the newest development packages anew
+# With hashes, for every platform and every Python from 3.10 on. The smaller ones name the same versions as the big one.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-emit-index-url
+lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, the newest versions
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header \
-		--no-emit-index-url --extra updater --group dev pyproject.toml -o requirements-dev.lock
+	$(LOCK) $(UPGRADE) --extra updater --group dev pyproject.toml -o requirements-dev.lock
+	$(LOCK) --no-annotate -c requirements-dev.lock --extra updater pyproject.toml -o requirements-updater.lock
+	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

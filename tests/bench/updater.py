@@ -178,18 +178,21 @@ def deaths(findings: Findings, rounds: int) -> None:
             status, item = api("GET", path)
             return ready_of(item) if status == 200 else []
 
+        def ready_is(api: Api, addresses: list[str]) -> Callable[[], bool]:
+            return lambda: ready(api) == addresses
+
         def each(loss: Callable[[int], None], repair: Callable[[int], None], *flags: str) -> list[float]:
             took = []
             with Updater(cluster, "kube-system", *flags, host=pod):
                 for _, i in itertools.product(range(rounds), range(3)):
                     with contextlib.closing(Api(cluster, (i + 1) % 3)) as api:
                         cluster.wait_endpoints(ALL, server=(i + 1) % 3)
-                        wait_for("all are ready", lambda api=api: ready(api) == ALL)
+                        wait_for("all are ready", ready_is(api, ALL))
                         time.sleep(random.uniform(1.0, 2.5))
                         left = [address for address in ALL if address != ALL[i]]
                         began = time.monotonic()
                         loss(i)
-                        wait_for("it is off", lambda api=api, left=left: ready(api) == left, 60.0, pause=0.01)
+                        wait_for("it is off", ready_is(api, left), 60.0, pause=0.01)
                         took.append(time.monotonic() - began)
                         repair(i)
                 wait_for("all are ready", lambda: set(cluster.ready_endpoints(server=0)) == set(ALL), 60.0)

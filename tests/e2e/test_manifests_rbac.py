@@ -181,8 +181,8 @@ def test_what_is_deleted_stays_deleted_beside_a_live_updater(space: Space) -> No
         updater.wait_said("not permitted")
         until = time.monotonic() + 5  # more than two of its retry periods
         while time.monotonic() < until:
-            assert space.list(SLICES, space.namespace) == []
-            assert space.list(LEASES, space.namespace, kind="leases") == []
+            assert space.objects(SLICES, space.namespace) == []
+            assert space.objects(LEASES, space.namespace, kind="leases") == []
             assert updater.process.poll() is None
             time.sleep(0.1)
 

@@ -22,8 +22,8 @@ NAMESPACE = "kube-system"
 def cluster() -> Iterator[Cluster]:
     """Three control planes that keep themselves in the `kubernetes` endpoints."""
     with Cluster(n=3) as cluster:
-        cluster.network.add_host("pod-1", "10.0.0.31")
-        cluster.network.add_host("pod-2", "10.0.0.32")
+        cluster.lan.add_host("pod-1", "10.0.0.31")
+        cluster.lan.add_host("pod-2", "10.0.0.32")
         cluster.wait_endpoints(ALL)
         yield cluster
 
@@ -31,9 +31,9 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def pod(cluster: Cluster) -> Iterator[Host]:
     """Where an updater runs; every control plane is as new again afterwards."""
-    yield cluster.network.hosts["pod-1"]
+    yield cluster.lan.hosts["pod-1"]
     for host in ("pod-1", "pod-2"):
-        cluster.network.hosts[host].undrop()
+        cluster.lan.hosts[host].undrop()
     for i in range(3):
         cluster.mend(i)
         cluster.resume_apiserver(i)
@@ -47,6 +47,11 @@ def ready(cluster: Cluster, server: int) -> list[str]:
     path = f"{SLICES}/{NAMESPACE}/endpointslices/apiserver"
     status, item = cluster.api("GET", path, server=server)
     return ready_of(item) if status == 200 else []
+
+
+def ready_is(cluster: Cluster, server: int, addresses: list[str]) -> Callable[[], bool]:
+    """Whether exactly these are ready, to be asked again and again."""
+    return lambda: ready(cluster, server) == addresses
 
 
 def time_until(what: str, condition: Callable[[], bool], limit: float) -> float:
@@ -68,13 +73,13 @@ def test_a_control_plane_that_loses_power_leaves_within_three_seconds(cluster: C
             other = (i + 1) % 3
             left = [address for address in ALL if address != cluster.addresses[i]]
             cluster.cut(i)
-            took = time_until(f"{ALL[i]} is off", lambda o=other, r=left: ready(cluster, o) == r, 20.0)
+            took = time_until(f"{ALL[i]} is off", ready_is(cluster, other, left), 20.0)
             assert took <= 3.0 + 0.5, (
                 f"{ALL[i]} was off after {took:.2f} s"
             )  # half a second for the test to see it
             assert cluster.ready_endpoints(server=other) == ALL
             cluster.mend(i)
-            wait_for(f"{ALL[i]} is on again", lambda o=other: ready(cluster, o) == ALL)
+            wait_for(f"{ALL[i]} is on again", ready_is(cluster, other, ALL))
         assert updater.metric("probe_failures_total") >= 6
         assert not updater.said("internal error")
         wait_for(
@@ -132,7 +137,7 @@ def test_a_new_leader_keeps_a_dead_control_plane_off(cluster: Cluster, pod: Host
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         cluster.pause_apiserver(2)
         wait_for("it is off", lambda: ready(cluster, 0) == ALL[:2])
-        with Updater(cluster, NAMESPACE, host=cluster.network.hosts["pod-2"], name="second") as second:
+        with Updater(cluster, NAMESPACE, host=cluster.lan.hosts["pod-2"], name="second") as second:
             wait_for("the second stands by", lambda: second.get("/readyz").status_code == 200)
             api = Api(cluster)
             path = f"{SLICES}/{NAMESPACE}/endpointslices"
@@ -142,7 +147,7 @@ def test_a_new_leader_keeps_a_dead_control_plane_off(cluster: Cluster, pod: Host
             time.sleep(4)
             api.close()
             seen = Api(cluster)
-            events = cluster.network.hub.call(
+            events = cluster.lan.hub.call(
                 lambda: list(seen.stream(f"{path}?watch=1&timeoutSeconds=1&resourceVersion={version}"))
             )
             seen.close()
@@ -157,7 +162,7 @@ def test_two_replicas_lose_the_leader_with_its_control_plane(cluster: Cluster, p
     """Power goes for a machine with a control plane and the leader at once: the other takes over and turns it
     off.
     """
-    second_host = cluster.network.hosts["pod-2"]
+    second_host = cluster.lan.hosts["pod-2"]
     with Updater(cluster, NAMESPACE, host=pod) as first:
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         kubeconfig = cluster.kubeconfig(server=2)

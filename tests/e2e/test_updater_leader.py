@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -119,6 +119,16 @@ def mark_of(space: Space) -> str:
     return str((item["metadata"].get("annotations") or {}).get(LEADER, "")) if item else ""
 
 
+def marked_by_another(space: Space, mark: str) -> Callable[[], bool]:
+    """Whether a leader other than the one of this mark has written, to be asked again and again."""
+    return lambda: mark_of(space) not in ("", mark)
+
+
+def follows(updater: Updater) -> Callable[[], bool]:
+    """Whether it knows that it does not lead, to be asked again and again."""
+    return lambda: not updater.leads
+
+
 def test_a_leader_stopped_past_its_lease_writes_nothing_afterwards(space: Space) -> None:
     """SIGSTOP for longer than the lease (defaults), then SIGCONT: the old leader learns that it is none, and
     does not write.
@@ -172,12 +182,10 @@ def test_leaders_stopped_at_random_moments_never_write_over_their_successor(spac
                 time.sleep(rng.uniform(0.3, 1.0))
                 leader.freeze()
                 mark = mark_of(space)
-                wait_for(
-                    "the other has taken over", lambda m=mark, o=other: mark_of(space) not in ("", m), 20.0
-                )
+                wait_for("the other has taken over", marked_by_another(space, mark), 20.0)
                 terms += 1
                 leader.thaw()
-                wait_for("the old one knows", lambda u=leader: not u.leads, 20.0)
+                wait_for("the old one knows", follows(leader), 20.0)
                 leader, other = other, leader
         finally:
             changing.set()

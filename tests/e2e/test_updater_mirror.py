@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -116,13 +117,14 @@ def test_hand_edits_are_put_back_and_foreign_fields_stay(space: Space, updater: 
     path = f"{SLICES}/{space.namespace}/endpointslices/apiserver"
     theirs = {"labels": {"team": "a"}, "annotations": {"note": "b"}}
     space.api.ok("PATCH", path, {"metadata": theirs})
-    for edit in (
+    edits: tuple[dict[str, Any], ...] = (
         {"endpoints": [{"addresses": ["198.51.100.1"], "conditions": {"ready": True}}]},
         {"endpoints": []},
         {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]},
         {"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "somebody"}}},
         {"metadata": {"annotations": {"apiserver-updater.apiha/leader": None}}},
-    ):
+    )
+    for edit in edits:
         edited = space.api.ok("PATCH", path, edit)["metadata"]["resourceVersion"]
 
         def right(edited: str = edited) -> bool:

@@ -109,7 +109,7 @@ def killed_in_place(folder: Path) -> dict[str, Any]:
     source = folder / "source"
     source.write_bytes(ORIGINAL)
     mount("--bind", source, path)
-    recovered = []
+    recovered: list[str] = []
 
     def next_run() -> None:
         change = HostsFile(path, state_dir=folder / "state").pin(HOST, ADDRESSES[0])

@@ -139,11 +139,13 @@ class Space:
         self.namespace = f"test-{secrets.token_hex(4)}"
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
         api.ok("POST", "/api/v1/namespaces", namespace)
-        for item in self.list(SLICES, "default", "kubernetes.io/service-name%3Dkubernetes"):
+        for item in self.objects(SLICES, "default", "kubernetes.io/service-name%3Dkubernetes"):
             api.ok("DELETE", f"{SLICES}/default/endpointslices/{item['metadata']['name']}")
         self.set_source(["192.0.2.1", "192.0.2.2", "192.0.2.3"])
 
-    def list(self, group: str, namespace: str, selector: str = "", kind: str = "endpointslices") -> list[Any]:
+    def objects(
+        self, group: str, namespace: str, selector: str = "", kind: str = "endpointslices"
+    ) -> list[Any]:
         """The objects of a kind."""
         path = f"{group}/{namespace}/{kind}" + (f"?labelSelector={selector}" if selector else "")
         return list(self.api.ok("GET", path)["items"])
@@ -191,7 +193,7 @@ class Space:
 
     def events(self) -> list[Any]:
         """The Events on the Service."""
-        return self.list(EVENTS, self.namespace, kind="events")
+        return self.objects(EVENTS, self.namespace, kind="events")
 
     def wait_mirrored(self, addresses: Sequence[str], name: str = "apiserver", limit: float = 30.0) -> None:
         """Until the slice has exactly these addresses."""
@@ -273,9 +275,8 @@ class Updater:
 
     def wait_said(self, text: str, times: int = 1, limit: float = 30.0) -> dict[str, Any]:
         """The line, once it is there this often."""
-        return wait_for(
-            f"{text!r} in the log", lambda: len(self.said(text)) >= times and self.said(text), limit
-        )[-1]
+        wait_for(f"{text!r} in the log", lambda: len(self.said(text)) >= times, limit)
+        return self.said(text)[-1]
 
     @property
     def port(self) -> int | None:

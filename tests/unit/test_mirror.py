@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apiha.endpoint import Endpoint
+from apiha.slices import FAMILIES, ControlPlane, control_planes
 from apiha.updater.health import Verdict
 from apiha.updater.mirror import (
-    FAMILIES,
     LEADER_ANNOTATION,
-    ControlPlane,
     Target,
     agrees,
-    control_planes,
     desired,
     differs,
     foreign,
@@ -37,13 +35,14 @@ def source_slices(draw: st.DrawFn, family: str | None = None) -> dict[str, Any]:
     """One `kubernetes` slice as the API allows it, absent fields included."""
     family = family or draw(st.sampled_from(FAMILIES))
     addresses = ipv6 if family == "IPv6" else ipv4
-    endpoints = []
+    endpoints: list[dict[str, Any]] = []
     for address in draw(st.lists(addresses, max_size=6)):
         conditions = {
             key: value for key in ("ready", "serving", "terminating") if (value := draw(tristate)) is not None
         }
         entry: dict[str, Any] = {"addresses": [address]}
-        if conditions or draw(st.booleans()):
+        with_conditions: bool = draw(st.booleans())
+        if conditions or with_conditions:
             entry["conditions"] = conditions
         if draw(st.booleans()):
             entry["nodeName"] = f"node-{address[-1]}"
@@ -312,7 +311,7 @@ def test_a_new_leader_reads_back_what_was_off(situation: tuple[list[dict[str, An
 def test_slices_of_others_are_told_by_name_and_maker() -> None:
     """Only our two names are ours."""
     label = {"labels": {"endpointslice.kubernetes.io/managed-by": "someone"}}
-    live = {
+    live: dict[str, dict[str, Any]] = {
         "apiserver": {"metadata": {"name": "apiserver", **label}},
         "apiserver-ipv6": {"metadata": {"name": "apiserver-ipv6"}},
         "apiserver-x": {"metadata": {"name": "apiserver-x", **label}},

@@ -24,15 +24,15 @@ def test_a_problem_is_said_once_when_it_begins_changes_and_ends() -> None:
     begun: list[tuple[str, bool]] = []
     problems = Problems(Reporter(stream, log_format="json"), lambda key, there: begun.append((key, there)))
     for message in ("no rights", "no rights", "no Service", None, None, "no rights"):
-        problems.set("k", message)
+        problems.set("service", message)
     assert [line["message"] for line in lines(stream)] == [
         "no rights",
         "no Service",
-        "k: solved",
+        "service: solved",
         "no rights",
     ]
-    assert begun == [("k", True), ("k", False), ("k", True)]
-    assert problems.present == {"k": "no rights"}
+    assert begun == [("service", True), ("service", False), ("service", True)]
+    assert problems.present == {"service": "no rights"}
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 2.0)), max_size=40))

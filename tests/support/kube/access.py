@@ -39,6 +39,13 @@ class Access:
         self._clients: dict[tuple[str, str | None], Credentials] = {}
 
     @property
+    def lan(self) -> Network:
+        """The network that the control planes are on. Raises ValueError for a cluster without one."""
+        if self.network is None:
+            raise ValueError("only a cluster with netns=True has a network of its own")
+        return self.network
+
+    @property
     def endpoints(self) -> list[str]:
         """The same with the port, ADDRESS:PORT."""
         return [f"{address}:{self.port}" for address in self.addresses]

@@ -272,10 +272,8 @@ class Cluster(Access):
 
     def add_worker(self, name: str, address: str | None = None) -> Host:
         """A worker: a host on the same bridge (10.0.0.21, .22, ...) and its Node object. Needs `netns`."""
-        if self.network is None:
-            raise ValueError("only a cluster with netns=True has workers")
         number = 21 + len(self.workers)
-        host = self.network.add_host(name, address or f"10.0.0.{number}", f"fd00::{number}")
+        host = self.lan.add_host(name, address or f"10.0.0.{number}", f"fd00::{number}")
         self.workers[name] = host
         node = {
             "apiVersion": "v1",
