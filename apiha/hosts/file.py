@@ -27,12 +27,13 @@ _ATTEMPTS = 20  # how often to start anew when another program changes the file 
 class Change:
     """What a write did.
 
-    `written`: the bytes changed. `adopted`, `dropped`: see `Edit`. `recovered`: one line about a write that an
-    earlier run, killed, did not finish.
+    `written`: the bytes changed. `adopted`, `repeated`, `dropped`: see `Edit`. `recovered`: one line about a write that
+    an earlier run, killed, did not finish.
     """
 
     written: bool
     adopted: tuple[ForeignLine, ...] = ()
+    repeated: tuple[ForeignLine, ...] = ()
     dropped: tuple[HostsLine, ...] = ()
     recovered: str | None = None
 
@@ -43,6 +44,10 @@ class Change:
         for line in self.adopted:
             report.warning(
                 f"{path}:{line.number}: commented out until `apiha unpin`: {line.text}", line=line.number
+            )
+        for line in self.repeated:
+            report.warning(
+                f"{path}:{line.number}: removed, it is adopted already: {line.text}", line=line.number
             )
         for lost in self.dropped:
             report.warning(
@@ -151,7 +156,7 @@ class HostsFile:
                 if status is None or error.errno not in files.NO_RENAME:
                     raise
                 return self._write_in_place(target, change, deadline, error)
-            return Change(written=True, adopted=edit.adopted, dropped=edit.dropped)
+            return Change(True, edit.adopted, edit.repeated, edit.dropped)
         raise HostsFileError(
             f"{self.path} keeps being changed by another program: stop that one, then run again"
         )
@@ -179,7 +184,7 @@ class HostsFile:
                     self._put_back(file, data, journal)
                     raise
                 journal.discard()
-            return Change(written=True, adopted=edit.adopted, dropped=edit.dropped)
+            return Change(True, edit.adopted, edit.repeated, edit.dropped)
         finally:
             os.close(file)
 

@@ -20,6 +20,7 @@ from apiha.hosts.adopt import (
     ForeignLine,
     adopt,
     carried_for,
+    meanings,
     original_of,
     originals_in,
     restore,
@@ -79,12 +80,14 @@ class HostsText:
 class Edit:
     """New bytes for the hosts file.
 
-    `adopted`: foreign lines commented out by this edit. `dropped`: lines inside the old block that apiha did
-    not write and that are gone now (to be logged: nothing is lost silently).
+    `adopted`: foreign lines commented out by this edit. `repeated`: foreign lines removed, because the same was adopted
+    earlier. `dropped`: lines inside the old block that apiha did not write and that are gone now (to be logged: nothing
+    is lost silently).
     """
 
     data: bytes
     adopted: tuple[ForeignLine, ...] = ()
+    repeated: tuple[ForeignLine, ...] = ()
     dropped: tuple[HostsLine, ...] = ()
 
 
@@ -188,8 +191,8 @@ def splice(
 
     The block takes the place of the first one there is, else the end of the file. If it says so already, the
     result is `data` itself. Foreign lines that name `host`: "refuse" raises HostsConflict; "adopt" comments
-    them out in place, and their other names move into the block. `path` is only for the message. Raises
-    HostsFileError for an address or host that no hosts file can hold.
+    them out in place, and their other names move into the block; "leave" leaves them. `path` is only for the message.
+    Raises HostsFileError for an address or host that no hosts file can hold.
     """
     key = name_key(host)
     text = parse(data, host)
@@ -200,16 +203,25 @@ def splice(
             f"{path}:{foreign[0].number}: '{foreign[0].text}' names {host} too{others}: remove that line, "
             "or set on_conflict: adopt to have it commented out until `apiha unpin`"
         )
-    pieces = [adopt(piece.data, key) for piece in text.outside]
+    known = meanings(originals_in(piece.data for piece in text.outside), key)
+    pieces, removed = [], set()
+    for piece in text.outside:
+        kept, indices = adopt(piece.data, key, known, new=on_conflict == "adopt")
+        pieces.append(kept)
+        removed |= {piece.first_line + index for index in indices}
+    repeated = tuple(line for line in foreign if line.number in removed)
+    adopted = tuple(line for line in foreign if line.number not in removed and on_conflict == "adopt")
     lines = render(host, addresses, carried_for(originals_in(pieces), key))
     if not text.blocks:
         added = pieces[0] != b"" and not pieces[0].endswith(b"\n")
-        return Edit(pieces[0] + (b"\n" if added else b"") + _block(lines, added), foreign)
+        after = pieces[0] + (b"\n" if added else b"") + _block(lines, added)
+        return Edit(after, adopted, repeated)
     first = text.blocks[0]
     if len(text.blocks) == 1 and first.terminated and first.lines == lines:
-        return Edit(pieces[0] + first.data + pieces[1], foreign)
+        return Edit(pieces[0] + first.data + pieces[1], adopted, repeated)
     rest = _without_blocks(pieces[1:], text.blocks[1:])
-    return Edit(pieces[0] + _block(lines, first.added_newline) + rest, foreign, _strangers(text, key))
+    after = pieces[0] + _block(lines, first.added_newline) + rest
+    return Edit(after, adopted, repeated, _strangers(text, key))
 
 
 def remove(data: bytes, host: str | None = None) -> Edit:

@@ -175,6 +175,61 @@ def test_adopted_lines_survive_the_loss_of_the_block() -> None:
     assert b"10.0.0.9\tdb\n" in pinned(without_block)
 
 
+def test_adopt_never_grows_the_file() -> None:
+    """A tool that appends its line again and again leaves one copy, and unpin gives back one."""
+    line = b"10.0.0.9 db apiserver.cluster.local\n"
+    once = splice(line, HOST, ADDRESSES, "adopt").data
+    data = once
+    for _ in range(10):
+        data = splice(data + line, HOST, ADDRESSES, "adopt").data
+    assert data == once
+    assert remove(data).data == line
+
+
+@pytest.mark.parametrize(
+    "again",
+    [b"10.0.0.9 db apiserver.cluster.local # 12:03", b"10.0.0.9\tDB   apiserver.cluster.local.\r"],
+)
+def test_a_line_is_adopted_once_however_it_is_spelled(again: bytes) -> None:
+    """What gives the same names the same address is the same line; which ones are removed is told."""
+    once = splice(b"10.0.0.9 db apiserver.cluster.local\n", HOST, ADDRESSES, "adopt").data
+    edit = splice(once + b"# mine\n" + again, HOST, ADDRESSES, "adopt")
+    assert edit.data == once + b"# mine\n"
+    assert edit.adopted == ()
+    assert [line.number for line in edit.repeated] == [once.count(b"\n") + 2]
+
+
+def test_a_line_with_another_meaning_is_adopted_as_well() -> None:
+    """Another address, or another name beside the host's, is another line."""
+    once = splice(b"10.0.0.9 db apiserver.cluster.local\n", HOST, ADDRESSES, "adopt").data
+    edit = splice(
+        once + b"10.0.0.8 apiserver.cluster.local\n10.0.0.9 apiserver.cluster.local\n",
+        HOST,
+        ADDRESSES,
+        "adopt",
+    )
+    assert len(edit.adopted) == 2
+    assert edit.repeated == ()
+
+
+def test_lines_that_were_double_before_come_back_double() -> None:
+    """What somebody wrote before apiha came is given back as it was; their other names are carried once."""
+    data = b"10.0.0.9 db apiserver.cluster.local\n" * 2
+    pinned = splice(data, HOST, ADDRESSES, "adopt").data
+    assert pinned.count(b"10.0.0.9\tdb\n") == 1
+    assert current(pinned, HOST).damage == ()
+    assert remove(pinned).data == data
+
+
+def test_leave_writes_the_block_beside_a_foreign_line() -> None:
+    """Where a foreign line may not be touched, the block can be put right all the same."""
+    data = b"10.0.0.9 apiserver.cluster.local\n"
+    edit = splice(data + BLOCK, HOST, ["10.0.0.12"], "leave")
+    assert edit.data == data + BEGIN + b"10.0.0.12\tapiserver.cluster.local\n# END apiha\n"
+    assert edit.adopted == ()
+    assert remove(edit.data).data == data
+
+
 def test_a_comment_that_only_looks_adopted_stays() -> None:
     """apiha adopts nothing but lines that a resolver reads, so anything else is somebody's comment."""
     data = b"# apiha adopted: the old load balancer\n"
