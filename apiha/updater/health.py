@@ -5,10 +5,15 @@ Reads: the answers of the control planes. Writes: nothing.
 The bound for a control plane that falls silent: the last good probe started up to `interval` before the next,
 which takes `timeout` to fail; a failure is followed by the next probe at once after its time is up. So
 `interval + 2 x timeout`, 2.6 s with the defaults, plus one write.
+
+Turning off does not wait; turning on does. A control plane that answers now and then (a link that flaps, a process that
+is killed again and again) would otherwise have its slice written, and every node's rules with it, several times in a
+few seconds, and take new connections in between.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,8 +21,10 @@ from dataclasses import dataclass
 from apiha.clock import Clock
 from apiha.endpoint import Endpoint
 from apiha.probe import ProbeResult
+from apiha.updater.supervisor import Supervisor
 
 PROBE_SHARE = 0.8  # a probe's time limit as a share of the interval: see the bound above
+CALM = 3.0  # s of answers without a failure before an address that is off is turned on again
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,30 @@ class Verdict:
     alive: frozenset[Endpoint] = frozenset()
 
 
+@dataclass
+class _Record:
+    """What is known of one address; times in seconds on the checker's clock."""
+
+    failures: int = 0  # in a row
+    off: bool = False
+    answered: bool = False
+    answering_since: float | None = None  # the first of the answers that no failure has interrupted
+    returned_at: float = float("-inf")  # when it was last turned on again
+
+
+def may_return(answering: float, since_last_return: float) -> bool:
+    """Whether an address that is off is turned on: by answers alone for 3 s, and not within 6 s of the last time.
+
+    `answering` is for how many seconds no failure has come between the answers. So one address causes two writes in 6 s
+    at most (off and on), however it flaps.
+    """
+    return answering >= CALM and since_last_return >= 2 * CALM
+
+
 class HealthBook:
-    """Counts failures in a row: `failures` of them turn an address off, one success turns it on. Not
-    thread-safe.
+    """Counts failures in a row: `failures` of them turn an address off at once; `may_return` says when it is on again.
+
+    Not thread-safe. `now` is in seconds, on any clock that does not jump.
     """
 
     def __init__(self, failures: int = 2) -> None:
@@ -40,8 +68,7 @@ class HealthBook:
         if failures < 1:
             raise ValueError("an address cannot be off without a failure")
         self._needed = failures
-        self._streaks: dict[Endpoint, int] = {}
-        self._answered: set[Endpoint] = set()
+        self._records: dict[Endpoint, _Record] = {}
 
     def restart(self, endpoints: Iterable[Endpoint], off: Iterable[Endpoint]) -> None:
         """Forget everything; begin with these endpoints, of which some are off until they answer.
@@ -51,34 +78,43 @@ class HealthBook:
         have left them on.
         """
         dead = set(off)
-        self._streaks = {endpoint: self._needed if endpoint in dead else 0 for endpoint in endpoints}
-        self._answered = self._streaks.keys() - dead if dead else set()
+        self._records = {
+            endpoint: _Record(off=endpoint in dead, answered=bool(dead) and endpoint not in dead)
+            for endpoint in endpoints
+        }
 
     def keep(self, endpoints: Iterable[Endpoint]) -> None:
         """Follow these endpoints and forget the others; one that is new is unproven."""
-        self._streaks = {endpoint: self._streaks.get(endpoint, 0) for endpoint in endpoints}
-        self._answered &= self._streaks.keys()
+        self._records = {endpoint: self._records.get(endpoint) or _Record() for endpoint in endpoints}
 
-    def observe(self, endpoint: Endpoint, healthy: bool) -> bool:
+    def observe(self, endpoint: Endpoint, healthy: bool, now: float) -> bool:
         """Take in one result; whether it changed the verdict. Results for strangers are ignored."""
-        if endpoint not in self._streaks:
+        record = self._records.get(endpoint)
+        if record is None:
             return False
         before = self.verdict
-        # It never needs to count further than `failures`.
-        self._streaks[endpoint] = 0 if healthy else min(self._streaks[endpoint] + 1, self._needed)
         if healthy:
-            self._answered.add(endpoint)
+            record.failures, record.answered = 0, True
+            if record.answering_since is None:
+                record.answering_since = now
+            if record.off and may_return(now - record.answering_since, now - record.returned_at):
+                record.off, record.returned_at = False, now
+        else:
+            record.failures += 1
+            record.answering_since = None
+            record.off = record.off or record.failures >= self._needed
         return before != self.verdict
 
     @property
     def verdict(self) -> Verdict:
         """What the results so far amount to."""
-        off = frozenset(endpoint for endpoint, streak in self._streaks.items() if streak >= self._needed)
-        return Verdict(off, frozenset(self._answered) - off)
+        off = frozenset(endpoint for endpoint, record in self._records.items() if record.off)
+        answered = frozenset(endpoint for endpoint, record in self._records.items() if record.answered)
+        return Verdict(off, answered - off)
 
 
 class HealthChecker:
-    """Probes each control plane in a thread of its own, every `interval` seconds, while switched on.
+    """Probes each control plane in a supervised thread of its own, every `interval` seconds, while switched on.
 
     `on_result` hears of every probe, `on_change` of every one that changed the verdict; both are called in a
     probing thread, without a lock held.
@@ -88,6 +124,7 @@ class HealthChecker:
         self,
         probe: Callable[[Endpoint], ProbeResult],
         clock: Clock,
+        supervisor: Supervisor,
         *,
         interval: float,
         timeout: float,
@@ -98,6 +135,7 @@ class HealthChecker:
         """`interval` and `timeout` are seconds; `timeout` is how long a `probe` may take."""
         self._probe = probe
         self._clock = clock
+        self._supervisor = supervisor
         self._interval = interval
         self._timeout = timeout
         self._on_result = on_result
@@ -105,6 +143,7 @@ class HealthChecker:
         self._lock = threading.Lock()
         self._book = HealthBook(failures)
         self._stops: dict[Endpoint, threading.Event] = {}
+        self._probed_at: dict[Endpoint, float] = {}
         self._on = False
 
     @property
@@ -129,6 +168,7 @@ class HealthChecker:
             for stop in self._stops.values():
                 stop.set()
             self._stops.clear()
+            self._probed_at.clear()
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
         """Probe exactly these from now on."""
@@ -139,10 +179,18 @@ class HealthChecker:
             self._book.keep(wanted)
             for endpoint in self._stops.keys() - wanted:
                 self._stops.pop(endpoint).set()
+                self._probed_at.pop(endpoint, None)
             for endpoint in wanted - self._stops.keys():
                 stop = self._stops[endpoint] = threading.Event()
-                name = f"health-{endpoint}"
-                threading.Thread(target=self._loop, args=(endpoint, stop), name=name, daemon=True).start()
+                self._probed_at[endpoint] = self._clock.monotonic()
+                body = functools.partial(self._loop, endpoint, stop)
+                self._supervisor.start(f"health-{endpoint}", body, stop)
+
+    def silences(self) -> dict[Endpoint, float]:
+        """Seconds since a probe of each control plane last came to its end; empty while switched off."""
+        now = self._clock.monotonic()
+        with self._lock:
+            return {endpoint: now - at for endpoint, at in self._probed_at.items()}
 
     def _loop(self, endpoint: Endpoint, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -153,7 +201,8 @@ class HealthChecker:
                 # Checked under the lock: a result that comes after `switch_off` belongs to no book.
                 if stop.is_set():
                     return
-                changed = self._book.observe(endpoint, healthy)
+                now = self._probed_at[endpoint] = self._clock.monotonic()
+                changed = self._book.observe(endpoint, healthy, now)
             self._on_result(result)
             if changed:
                 self._on_change(result)

@@ -9,18 +9,18 @@ from collections.abc import Collection, Mapping
 
 from apiha.durations import format_duration
 
-_WEDGED = 60.0  # s without a pass of the writer after which only a restart helps
+_WEDGED = 60.0  # s without coming to an end after which only a restart helps
 
 
-def unhealthy(*, ended_threads: Collection[str], writer_silence: float) -> list[str]:
+def unhealthy(*, ended_threads: Collection[str], silences: Mapping[str, float]) -> list[str]:
     """What only a restart would fix, a line each. That the API server is away is not among it.
 
-    `writer_silence` is the time in seconds since a pass of the writer last came to its end.
+    `silences` says of what has to come to an end again and again for how many seconds it has not.
     """
     problems = [f"the thread {name} has ended" for name in ended_threads]
-    if writer_silence > _WEDGED:
-        problems.append(f"no pass of the writer for {format_duration(writer_silence)}")
-    return problems
+    return problems + [
+        f"no {what} for {format_duration(seconds)}" for what, seconds in silences.items() if seconds > _WEDGED
+    ]
 
 
 def unready(*, listed: Mapping[str, bool], holder: str | None, api_server_away: bool) -> list[str]:

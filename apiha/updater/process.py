@@ -171,6 +171,7 @@ class Updater:
         self.checker = HealthChecker(
             self.prober.probe,
             self.clock,
+            self.supervisor,
             interval=settings.health_interval,
             timeout=settings.health_interval * PROBE_SHARE,
             failures=settings.health_failures,
@@ -239,7 +240,9 @@ class Updater:
 
     def unhealthy(self) -> list[str]:
         """What /healthz complains of."""
-        return pages.unhealthy(ended_threads=self.supervisor.ended(), writer_silence=self.loop.silence)
+        silences = {"pass of the writer": self.loop.silence}
+        silences |= {f"probe of {one}": seconds for one, seconds in self.checker.silences().items()}
+        return pages.unhealthy(ended_threads=self.supervisor.ended(), silences=silences)
 
     def unready(self) -> list[str]:
         """What /readyz complains of."""

@@ -23,29 +23,38 @@ class Supervisor:
         self._rng = rng
         self._on_bug = on_bug
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[tuple[threading.Thread, threading.Event]] = []
 
-    def start(self, name: str, body: Callable[[], None]) -> threading.Thread:
-        """Run `body` in a thread of its own, until it returns or `stop` is set."""
+    def start(
+        self, name: str, body: Callable[[], None], stop: threading.Event | None = None
+    ) -> threading.Thread:
+        """Run `body` in a thread of its own, until it returns or is told to end.
+
+        It is told so by a `stop` of its own, which the body looks at as well, else by the supervisor's.
+        """
+        told = stop or self._stop
 
         def guarded() -> None:
             attempt = 0
-            while not self._stop.is_set():
+            while not told.is_set():
                 try:
                     body()
                     return
                 except Exception as error:
                     self._on_bug(name, error)
-                    self._stop.wait(backoff(attempt, self._rng))
+                    told.wait(backoff(attempt, self._rng))
                     attempt += 1
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         with self._lock:
-            self._threads.append(thread)
-        thread.start()
+            self._threads = [(one, its) for one, its in self._threads if one.is_alive() or not its.is_set()]
+            self._threads.append((thread, told))
+            thread.start()
         return thread
 
     def ended(self) -> list[str]:
-        """The names of the threads that have ended."""
+        """The names of the threads that have ended without being told to."""
         with self._lock:
-            return [thread.name for thread in self._threads if not thread.is_alive()]
+            return [
+                thread.name for thread, told in self._threads if not thread.is_alive() and not told.is_set()
+            ]

@@ -6,10 +6,12 @@ from apiha.updater.pages import unhealthy, unready
 
 
 def test_only_what_a_restart_would_fix_is_unhealthy() -> None:
-    """A thread that ended, and a writer that has come to no end for a minute."""
-    assert unhealthy(ended_threads=[], writer_silence=59.0) == []
-    assert unhealthy(ended_threads=["writer"], writer_silence=0.0) == ["the thread writer has ended"]
-    assert unhealthy(ended_threads=[], writer_silence=61.0) == ["no pass of the writer for 1m01s"]
+    """A thread that ended; a pass or a probe that has come to no end for a minute."""
+    assert unhealthy(ended_threads=[], silences={"pass of the writer": 59.0}) == []
+    assert unhealthy(ended_threads=["writer"], silences={}) == ["the thread writer has ended"]
+    assert unhealthy(ended_threads=[], silences={"pass of the writer": 61.0, "probe of x": 1.0}) == [
+        "no pass of the writer for 1m01s"
+    ]
 
 
 def test_a_replica_is_ready_if_it_could_write_now_or_take_over() -> None:

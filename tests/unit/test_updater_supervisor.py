@@ -33,3 +33,15 @@ def test_a_body_that_returns_has_ended() -> None:
     supervisor = Supervisor(threading.Event(), random.Random(1), lambda *_: None)
     supervisor.start("worker", lambda: None).join(5.0)
     assert supervisor.ended() == ["worker"]
+
+
+def test_a_thread_that_was_told_to_end_is_not_missed() -> None:
+    """By its own stop event, while the others go on; a bug in it waits out no pause then."""
+    stop, mine = threading.Event(), threading.Event()
+    supervisor = Supervisor(stop, random.Random(1), lambda *_: mine.set())
+
+    def body() -> None:
+        raise KeyError("a bug")
+
+    supervisor.start("worker", body, mine).join(5.0)
+    assert supervisor.ended() == []
