@@ -24,9 +24,10 @@ class ExitCode(IntEnum):
     VIP_TIMEOUT = 4, "the VIP did not answer in time"
     CONFIG = 5, "bad configuration"
     NOT_PERMITTED = 6, "not permitted (not root?)"
-    CONFLICT = 7, "another line names the host"
+    CONFLICT = 7, "another line names the host, or another table is called apiha"
     HOSTS_FILE = 8, "hosts file not writable"
     PROBLEMS = 9, "`status` found a problem"
+    UNSUPPORTED = 10, "this machine cannot do it"
     INTERRUPTED = 130, "interrupted"  # 128 + SIGINT, as shells report it
 
 
