@@ -24,7 +24,8 @@ from apiha.manifests.judge import (
     unknown,
 )
 from apiha.manifests.kubectl import Kubectl, KubectlError
-from apiha.manifests.render import SERVICE, Values
+from apiha.manifests.render import Values
+from apiha.names import SERVICE
 from apiha.probe import Prober, probe_all
 from apiha.slices import ready_endpoints, slices_of_list
 from apiha.trust import make_ssl_context

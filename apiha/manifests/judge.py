@@ -10,7 +10,8 @@ from typing import Any
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Finding, Severity
-from apiha.manifests.render import SERVICE, Values, family_of
+from apiha.manifests.render import Values, family_of
+from apiha.names import SERVICE
 from apiha.probe import Health, ProbeResult
 
 LABELS = {

@@ -14,11 +14,10 @@ from string import Template
 
 from apiha.endpoint import parse_ip
 from apiha.errors import ConfigError
+from apiha.names import SERVICE, lease_name, slice_name, slice_names
+from apiha.slices import Family
 
 DEFAULT_NAMESPACE = "kube-system"
-SERVICE = "apiserver"
-# What the updater calls its slices: one holds addresses of one family only.
-SLICE_NAMES = {"IPv4": SERVICE, "IPv6": f"{SERVICE}-ipv6"}
 
 _NAMESPACE_FILE = "namespace.yaml"  # comes first, and only with --create-namespace
 # Every cluster has these, and nobody deletes them.
@@ -71,12 +70,12 @@ class Values:
     create_namespace: bool = False
 
     @property
-    def families(self) -> tuple[str, ...]:
+    def families(self) -> tuple[Family, ...]:
         """The families of the VIPs, as Kubernetes writes them."""
         return tuple(family_of(vip) for vip in self.vips)
 
 
-def family_of(address: str) -> str:
+def family_of(address: str) -> Family:
     """`IPv4` or `IPv6`."""
     return "IPv6" if ":" in address else "IPv4"
 
@@ -157,13 +156,15 @@ def render(values: Values) -> dict[str, str]:
         "ip_families": values.families,
         "ip_family_policy": "RequireDualStack" if len(values.vips) > 1 else "SingleStack",
         "port": values.port,
+        "lease": lease_name(SERVICE),
+        "slices": list(slice_names(SERVICE)),
         "args": updater_arguments(values),
     }
     # As JSON, so that a namespace called `y` or `1e3` is a text to every reader of YAML.
     quoted = {key: json.dumps(value) for key, value in fields.items()}
     folder = resources.files(__package__)
     slices = [
-        {**quoted, "slice": json.dumps(SLICE_NAMES[family]), "family": json.dumps(family)}
+        {**quoted, "slice": json.dumps(slice_name(SERVICE, family)), "family": json.dumps(family)}
         for family in sorted(values.families)
     ]
     files = {}

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apiha import names
 from apiha.endpoint import Endpoint
 from apiha.slices import FAMILIES, ControlPlane, Family, Slice, control_planes
 from apiha.updater.health import Verdict
@@ -32,12 +33,12 @@ class Target:
 
     def slice_name(self, family: Family) -> str:
         """The name of the slice for a family: a slice holds addresses of one only."""
-        return self.service if family == "IPv4" else f"{self.service}-ipv6"
+        return names.slice_name(self.service, family)
 
     @property
     def slice_names(self) -> dict[str, Family]:
         """Every name that is ours, with its family."""
-        return {self.slice_name(family): family for family in FAMILIES}
+        return names.slice_names(self.service)
 
     def labels(self) -> dict[str, str]:
         """The labels that make a slice this Service's, and ours."""

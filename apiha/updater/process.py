@@ -20,6 +20,7 @@ from apiha.clock import Clock, SystemClock
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
 from apiha.log import Reporter
+from apiha.names import lease_name
 from apiha.probe import Prober, ProbeResult
 from apiha.slices import control_planes
 from apiha.trust import make_ssl_context
@@ -49,7 +50,6 @@ from apiha.updater.writer import LONGEST_WRITE, Copy, FencedSlices, Writer
 
 SOURCE_NAMESPACE, SOURCE_SERVICE = "default", "kubernetes"
 SOURCE = f"{SOURCE_NAMESPACE}/{SOURCE_SERVICE}"
-LEASE = "apiserver-updater"
 _SETTLE = 30.0  # s between two tries to find a direct way to a control plane
 
 
@@ -119,7 +119,7 @@ class Updater:
         settings = self.settings
         self.lock = Lock(
             self._api_client,
-            LEASE,
+            lease_name(settings.service),
             settings.namespace,
             settings.identity,
             lease_duration=settings.lease_duration,
@@ -143,7 +143,9 @@ class Updater:
         self.source = Copy(Cache(self.news.source_changed), kube.slices(SOURCE_NAMESPACE, SOURCE_SERVICE))
         self.live = Copy(Cache(self.news.wake), kube.slices(settings.namespace, settings.service))
         self.service = Copy(Cache(self.news.wake), kube.services(settings.namespace, settings.service))
-        self.lease = Copy(Cache(self.election.wake), kube.leases(settings.namespace, LEASE))
+        self.lease = Copy(
+            Cache(self.election.wake), kube.leases(settings.namespace, lease_name(settings.service))
+        )
         copies: dict[Resource, Copy] = {
             "kubernetes": self.source,
             "slices": self.live,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from apiha.endpoint import parse_ip, parse_port
 from apiha.errors import ConfigError
+from apiha.names import SERVICE
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123
 
@@ -80,7 +81,7 @@ class Settings:
 
     kubeconfig: Path | None = None
     namespace: str = "kube-system"
-    service: str = "apiserver"
+    service: str = SERVICE
     vips: tuple[str, ...] = ()
     host: str = "apiserver.cluster.local"
     identity: str = field(default_factory=default_identity)

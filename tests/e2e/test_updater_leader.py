@@ -67,6 +67,19 @@ def standing_by(space: Space, leader: Updater, *flags: str) -> Updater:
     return other
 
 
+def test_each_service_has_a_leader_of_its_own(space: Space) -> None:
+    """Updaters of two Services in one namespace do not wait for each other: each Service has its own Lease."""
+    with (
+        Updater(space.cluster, space.namespace, *QUIET) as one,
+        Updater(space.cluster, space.namespace, *QUIET, "--service", "api-2", name="other") as two,
+    ):
+        one.wait_leading()
+        two.wait_leading()
+        space.wait_mirrored(THREE)
+        space.wait_mirrored(THREE, "api-2")
+        assert one.leads
+
+
 def test_only_the_leader_writes(space: Space) -> None:
     """Of two replicas one writes and the other follows: it makes no write at all, and knows the addresses."""
     with Updater(space.cluster, space.namespace, *QUIET) as first:
