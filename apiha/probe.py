@@ -156,7 +156,7 @@ class Prober:
             **(self._headers() if self._headers is not None else {}),
             "Host": self.host if endpoint.port == 443 else f"{self.host}:{endpoint.port}",
         }
-        with _Deadline(self.timeout) as deadline:
+        with Deadline(self.timeout) as deadline:
             extensions: dict[str, Any] = {"sni_hostname": self.host, "trace": deadline.watch}
             try:
                 url = f"https://{endpoint}{path}"
@@ -169,20 +169,21 @@ class Prober:
             raise TimeoutError(f"no answer within {self.timeout:g} s")
 
 
-class _Deadline:
-    """Cuts a connection when its time is up.
+class Deadline:
+    """Cuts a connection when its time is up, or when another thread says so.
 
-    httpx limits each read, not their sum: a server that sends a byte now and then would hold a probe for ever.
+    httpx limits each read, not their sum: a server that sends a byte now and then would hold a request for ever. Works
+    for a request with a connection of its own: give `watch` to httpx as the extension `trace`.
     """
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._cut)
+        self._timer = threading.Timer(seconds, self.cut)
         self._timer.daemon = True
 
-    def __enter__(self) -> _Deadline:
+    def __enter__(self) -> Deadline:
         self._timer.start()
         return self
 
@@ -202,7 +203,12 @@ class _Deadline:
                 if self.passed:  # connected just as the time ran out
                     self._shut()
 
-    def _cut(self) -> None:
+    def lift(self) -> None:
+        """No time limit any more; `cut` still works."""
+        self._timer.cancel()
+
+    def cut(self) -> None:
+        """End the connection now, or as soon as there is one; whoever reads from it gets an error."""
         with self._lock:
             self.passed = True
             self._shut()
@@ -267,7 +273,7 @@ def _http_date(text: str | None) -> datetime | None:
     return moment.replace(tzinfo=timezone.utc) if moment and moment.tzinfo is None else moment
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and everything it came from, outermost first."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -279,7 +285,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
     """Put a failed request into one of the states, by what lies at its root."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _untrusted(endpoint, cause, host)
         if isinstance(cause, TimeoutError):  # socket.timeout is the same class since Python 3.10

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import os
 import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,23 @@ _X509_V_FLAG_NO_CHECK_TIME = 0x200000  # OpenSSL's x509_vfy.h; Python's ssl has 
 class Kubeconfig:
     """The parts of a kubeconfig's current context that apiha uses; None where absent.
 
-    `server` is the URL of the API server, the others are PEM texts.
+    `server` is the URL of the API server; `ca`, `client_cert` and `client_key` are PEM texts. `server_name` is what
+    the certificate must carry if not the URL's host, `insecure` whether it is not looked at, `proxy` a URL.
+    `unsupported` names the ways to authenticate that apiha does not know. `files` are the kubeconfig and the files
+    that were read because it names them; `token_file` is not read.
     """
 
     server: str | None
     ca: str | None
     client_cert: str | None
     client_key: str | None
+    server_name: str | None = None
+    insecure: bool = False
+    proxy: str | None = None
+    token: str | None = None
+    token_file: Path | None = None
+    unsupported: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,26 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
     context = _named(document, "contexts", document.get("current-context"), "context")
     cluster = _named(document, "clusters", context.get("cluster"), "cluster")
     user = _named(document, "users", context.get("user"), "user")
-    server = cluster.get("server")
+    token_file = _text(user, "tokenFile")
+    pem = [
+        (cluster, "certificate-authority"),
+        (user, "client-certificate"),
+        (user, "client-key"),
+    ]
+    ca, client_cert, client_key = (_inline_or_file(path, entry, key) for entry, key in pem)
+    named = [path.parent / str(e[key]) for e, key in pem if e.get(key) and not e.get(f"{key}-data")]
     return Kubeconfig(
-        server=None if server is None else " ".join(str(server).split()),
-        ca=_inline_or_file(path, cluster, "certificate-authority"),
-        client_cert=_inline_or_file(path, user, "client-certificate"),
-        client_key=_inline_or_file(path, user, "client-key"),
+        server=_text(cluster, "server"),
+        ca=ca,
+        client_cert=client_cert,
+        client_key=client_key,
+        server_name=_text(cluster, "tls-server-name"),
+        insecure=cluster.get("insecure-skip-tls-verify") is True,
+        proxy=_text(cluster, "proxy-url"),
+        token=_text(user, "token"),
+        token_file=path.parent / token_file if token_file else None,
+        unsupported=tuple(key for key in ("exec", "auth-provider", "username", "as") if user.get(key)),
+        files=(path, *named),
     )
 
 
@@ -78,6 +105,11 @@ def _named(document: dict[str, Any], section: str, name: object, field: str) -> 
             found: dict[str, Any] = entry[field]
             return found
     return {}
+
+
+def _text(entry: dict[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    return None if value in (None, "") else " ".join(str(value).split())
 
 
 def _inline_or_file(path: Path, entry: dict[str, Any], key: str) -> str | None:
@@ -156,6 +188,17 @@ def make_ssl_context(
         except OSError as error:  # ssl.SSLError is one
             raise ValueError(f"client certificate {client_cert} does not load ({ssl_words(error)})") from None
     return context
+
+
+@contextlib.contextmanager
+def pem_file(client_cert: str, client_key: str | None) -> Iterator[Path]:
+    """Certificate and key as one file that exists in memory only: OpenSSL reads them from a path."""
+    descriptor = os.memfd_create("apiha-client-cert", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, f"{client_cert}\n{client_key or ''}\n".encode())
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def ssl_words(error: BaseException) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from apiha.errors import ApihaError, ConfigError
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober
 from apiha.slices import Slice, ready_endpoints, slices_of_endpoints
-from apiha.trust import Kubeconfig, read_kubeconfig
+from apiha.trust import pem_file, read_kubeconfig
 
 LEARNED = "control-planes.json"
 # The API servers keep themselves in this one slice, called like its Service (pkg/controlplane/reconcilers). Read by its
@@ -122,16 +121,5 @@ def node_prober(config: Config, *, kubelet: Path = KUBELET_KUBECONFIG) -> Iterat
     identity = read_kubeconfig(kubelet)
     if identity.client_cert is None:
         raise ConfigError(f"{kubelet} holds no client certificate")
-    with _pem_file(identity) as path:
+    with pem_file(identity.client_cert, identity.client_key) as path:
         yield Prober.from_config(replace(config, client_cert=path, client_key=None))
-
-
-@contextlib.contextmanager
-def _pem_file(identity: Kubeconfig) -> Iterator[Path]:
-    """Certificate and key as one file that exists in memory only: OpenSSL reads them from a path."""
-    descriptor = os.memfd_create("apiha-client-cert", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, f"{identity.client_cert}\n{identity.client_key or ''}\n".encode())
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)

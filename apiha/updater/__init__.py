@@ -5,9 +5,12 @@
     mirror.py      pure: what the slices should be, and whether the live ones differ
     pages.py       pure: what /healthz and /readyz say
     health.py      is each control plane alive? A pure book of failures, and the threads that fill it
-    kube.py        the official client behind a narrow door: failover, time limits, errors as values
+    credentials.py who we are and which CA counts: files, read again when they change
+    servers.py     which API server to talk to
+    requests.py    HTTP: time limits, failover, errors as values, watches that can be stopped
+    resources.py   every object that is read and written, one method each
     cache.py       list and watch: a local copy of a few objects that follows the API server
-    election.py    the official client's leader election, with what it lacks: release, a steady clock
+    election.py    leader election by a Lease
     writer.py      one pass: observations -> the slices that should be -> fenced writes
     loop.py        when a pass is made
     report.py      what is said of what happened: log, problems, metrics, Events
@@ -28,8 +31,7 @@ The first lines of each say what it reads and what it writes.
 | its namespace | endpointslices.discovery.k8s.io | | list, watch, create |
 | its namespace | endpointslices.discovery.k8s.io | apiserver, apiserver-ipv6 | get, patch |
 | its namespace | services | apiserver | list, watch |
-| its namespace | leases.coordination.k8s.io | | create |
-| its namespace | leases.coordination.k8s.io | apiserver-updater | get, list, watch, update |
+| its namespace | leases.coordination.k8s.io | apiserver-updater | get, list, watch, create, patch, update |
 | its namespace | events.events.k8s.io | | create |
 
 # Exactly one writer: what is guaranteed

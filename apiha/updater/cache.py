@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 from apiha.clock import Clock, backoff
-from apiha.updater.kube import ApiError, Object
+from apiha.updater.requests import ApiError, Object
 
 GONE = 410
 # API servers send a bookmark every minute, and the first after two (seen on 1.36): a watch that

@@ -1,18 +1,15 @@
-"""Leader election: the official client's, with what it lacks.
+"""Leader election by a Lease (coordination.k8s.io/v1), by the rules of client-go's leaderelection.
 
-What kubernetes.leaderelection (37.0) does, and what is added around it:
+Reads: the Lease, and a clock that nobody sets. Writes: the Lease.
 
-- It measures leases with `time.time()`. A clock that is set forward would take a living leader's lease; one
-  set back would leave a dead leader's alone for as long. `Lock` measures with CLOCK_BOOTTIME, which nobody
-  sets and which goes on while the machine sleeps, refuses what came too early and lets pass what is due.
-- It polls every `retry_period` and sleeps in between. `Election` can be woken, which a watch of the Lease
-  does: a release is seen at once, and an expiry at its own moment.
-- It has no end and no release. `Lock.release` does what client-go does: no holder, and a duration of a
-  second.
-- It lets network errors through, which end its loop. `FailoverApiClient` makes them the ApiException that it
-  expects.
-- It says nothing of how long the lease is good for. `Lock.write_window` does.
-- It ends the process (`sys.exit`) on settings that it does not like. `Settings` says so before.
+A candidate takes the Lease if nobody holds it, or if it has not changed for as long as it lasts since the candidate
+first saw it so. The holder renews it every `retry_period`, and counts itself as deposed if it did not succeed within
+`renew_deadline`, which is less than what the Lease lasts. Every write names the resourceVersion that it replaces, so of
+two candidates one succeeds.
+
+Time is measured with CLOCK_BOOTTIME, which nobody sets and which goes on while the machine sleeps; the times in the
+Lease are for people. A watch of the Lease (`Election.tell`) wakes a candidate: a release is seen at once, an expiry at
+its own moment, and while the watch tells of renewals there is no need to ask.
 """
 
 from __future__ import annotations
@@ -21,22 +18,15 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Protocol
 
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
-from kubernetes.leaderelection import electionconfig, leaderelection
-from kubernetes.leaderelection.leaderelectionrecord import LeaderElectionRecord
-from kubernetes.leaderelection.resourcelock import leaselock
+from apiha.clock import Clock, backoff
+from apiha.updater.requests import ApiError, Object
 
-from apiha.updater.kube import ApiError
-
-# The library's types are unknown to mypy.
-_Config: Any = electionconfig.Config
-_LeaderElection: Any = leaderelection.LeaderElection
-_LeaseLock: Any = leaselock.LeaseLock
 _LATE = "the lease was not renewed in time"
+_EMPTIED = "somebody emptied the Lease"
 
 
 def boot_time() -> float:
@@ -44,124 +34,109 @@ def boot_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Lock(_LeaseLock):  # type: ignore[misc]
-    """A Lease, held or not. The election's thread writes; others read `write_window` and `term`."""
+class LeaseApi(Protocol):
+    """The Lease on the API server. Every call takes `timeout` seconds at most and raises ApiError."""
+
+    def read(self, timeout: float) -> Object:
+        """The Lease, by a consistent read; ApiError 404 if there is none."""
+
+    def create(self, timeout: float) -> Object:
+        """Make sure that there is one, and return it; one that is there stays as it is."""
+
+    def replace(self, body: Object, timeout: float) -> Object:
+        """Replace the Lease that has the resourceVersion in `body`; ApiError 409 if it has another by now."""
+
+
+def holder_of(lease: Mapping[str, Any] | None) -> str | None:
+    """Who a Lease says holds it; None for nobody."""
+    return _spec(lease).get("holderIdentity") or None
+
+
+def held_by(lease: Object, identity: str, lease_duration: float, now: datetime) -> Object:
+    """The Lease as whoever takes or renews it writes it."""
+    spec, micro_time = _spec(lease), _micro_time(now)
+    taken = spec.get("holderIdentity") != identity
+    fresh = {
+        **spec,
+        "holderIdentity": identity,
+        "leaseDurationSeconds": int(lease_duration),
+        "renewTime": micro_time,
+        **({"acquireTime": micro_time, "leaseTransitions": _transitions(spec) + 1} if taken else {}),
+    }
+    return {**lease, "spec": fresh}
+
+
+def released(lease: Object, now: datetime) -> Object:
+    """The Lease as whoever gives it up leaves it, as client-go does: nobody's, and good for a second."""
+    spec = {key: value for key, value in _spec(lease).items() if key != "holderIdentity"}
+    return {**lease, "spec": {**spec, "leaseDurationSeconds": 1, "renewTime": _micro_time(now)}}
+
+
+class Lock:
+    """A Lease, held or not. The election's thread takes and renews it; others read `write_window` and `term`."""
 
     def __init__(
         self,
-        api_client: client.ApiClient,
-        name: str,
-        namespace: str,
+        api: LeaseApi,
         identity: str,
         *,
         lease_duration: float,
         renew_deadline: float,
         now: Callable[[], float] = boot_time,
-        on_error: Callable[[str, ApiError | None], None] = lambda _verb, _error: None,
+        calendar: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        on_request: Callable[[str, ApiError | None], None] = lambda _verb, _error: None,
     ) -> None:
-        super().__init__(name, namespace, identity)
-        self.api_instance = _Told(client.CoordinationV1Api(api_client), on_error)
+        """Times in seconds. `on_request` hears how each request went; that the Lease is absent or has changed since
+        (404, 409) is no failure.
+        """
+        self.identity = identity
+        self.why_lost = _LATE  # why the last term ended, for the log
+        self._api = api
         self._lease_duration = lease_duration
         self._renew_deadline = renew_deadline
         self._now = now
+        self._calendar = calendar
+        self._on_request = on_request
+        self._timeout = renew_deadline / 2  # a second try, at another API server, must be in time
         self._mutex = threading.Lock()
-        self._state: tuple[Any, ...] | None = None  # the foreign lease as last seen
+        self._lease: Object | None = None  # as last seen or written
+        self._state: tuple[Any, ...] | None = None  # what of it changes with each renewal, and since when
         self._state_since = 0.0
-        self._others_duration = 0.0
-        self._holder: str | None = None
+        self._heard_at = float("-inf")
         self._renewed: float | None = None  # when the request of the last good renewal was sent
         self._term: str | None = None
+        self._losses = 0  # calls of `lose`
         self._abstains_until = float("-inf")
-        self.why_lost = _LATE  # why the last term ended, for the log
 
-    # ----------------------------------------------------------------------- what the library calls
-
-    def get(self, name: str, namespace: str) -> tuple[bool, Any]:
-        """The Lease's record, or why not."""
-        found, answer = super().get(name, namespace)
-        if found:
-            self._observe(self.lease_reference.spec)
-        return found, answer
-
-    def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        """The first Lease there is."""
-        if self.abstaining:
-            return False
-        sent = self._now()
-        done = bool(super().create(name, namespace, election_record))
-        if done:
-            self._held(sent)
-        return done
-
-    def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
-        """Renew, or take what nobody holds any more; the resourceVersion of the last `get` guards it."""
-        if self.abstaining or not self.free_or_mine:
-            return False  # the library's clock believes it has expired; ours does not
-        sent = self._now()
-        done = bool(super().update(name, namespace, updated_record))
-        if done:
-            self._held(sent)
-        return done
-
-    def get_lease_spec(self, leader_election_record: LeaderElectionRecord, current_spec: Any = None) -> Any:
-        """The Lease's spec, with `leaseTransitions` counted, which the library leaves alone."""
-        before = current_spec.holder_identity if current_spec else None
-        spec = super().get_lease_spec(leader_election_record, current_spec)
-        if before != leader_election_record.holder_identity:
-            spec.lease_transitions = (spec.lease_transitions or 0) + 1
-        return spec
-
-    # ---------------------------------------------------------------------------------- what we add
-
-    def _observe(self, spec: Any) -> None:
-        """Note the state of the Lease, which a consistent read has just told."""
-        holder = (spec.holder_identity or None) if spec else None
-        state = (holder, spec.renew_time, spec.lease_transitions) if spec else ()
-        with self._mutex:
-            if state != self._state:
-                self._state, self._state_since = state, self._now()
-            self._holder = holder
-            self._others_duration = float((spec.lease_duration_seconds if spec else None) or 0)
-            if holder != self.identity:
-                if self._term is not None:
-                    self.why_lost = f"{holder} does" if holder else "somebody emptied the Lease"
-                self._renewed, self._term = None, None
-
-    def _held(self, sent: float) -> None:
-        with self._mutex:
-            self._holder = self.identity
-            self._renewed = sent
-            if self._term is None:
-                self._term = f"{self.identity}/{secrets.token_hex(4)}"
-
-    @property
-    def free_or_mine(self) -> bool:
-        """Whether the Lease may be taken: nobody's, our own, or unchanged for longer than it lasts."""
-        return self.expires_in <= 0.0
-
-    @property
-    def expires_in(self) -> float:
-        """Seconds until somebody else's Lease ends, if it is not renewed; 0 if it is free or ours."""
-        with self._mutex:
-            if self._holder in (None, self.identity):
-                return 0.0
-            ends = self._state_since + max(self._others_duration, self._lease_duration)
-            return max(0.0, ends - self._now())
+    # -------------------------------------------------------------------------------------- what is known
 
     @property
     def holder(self) -> str | None:
         """Who holds the Lease, as far as we know."""
-        return self._holder
+        return holder_of(self._lease)
 
     @property
     def term(self) -> str | None:
         """A name for this time of leading: our identity and a random number; None if we do not lead."""
+        return self._term
+
+    @property
+    def expires_in(self) -> float:
+        """Seconds until somebody else's Lease ends, if it is not renewed; 0 if it may be taken, or is ours."""
         with self._mutex:
-            return self._term
+            if holder_of(self._lease) in (None, self.identity):
+                return 0.0
+            theirs = _spec(self._lease).get("leaseDurationSeconds")
+            lasts = max(self._lease_duration, float(theirs) if isinstance(theirs, int) else 0.0)
+            return max(0.0, self._state_since + lasts - self._now())
+
+    def follows(self, within: float) -> bool:
+        """Whether somebody else's Lease is good, and we heard of it in the last `within` seconds."""
+        return self.expires_in > 0.0 and self._now() - self._heard_at < within
 
     @property
     def renew_left(self) -> float:
-        """Seconds left to renew in before we must count as deposed."""
+        """Seconds left to renew in before we must count as deposed; 0 if we do not lead."""
         with self._mutex:
             return 0.0 if self._renewed is None else self._renewed + self._renew_deadline - self._now()
 
@@ -173,124 +148,168 @@ class Lock(_LeaseLock):  # type: ignore[misc]
             age = self._now() - self._renewed
             return self._lease_duration - age if age < self._renew_deadline else None
 
+    @property
+    def abstaining(self) -> bool:
+        """Whether we leave the Lease to others for now."""
+        return self._now() < self._abstains_until
+
+    # --------------------------------------------------------------------------------------- what is done
+
+    def attempt(self) -> bool:
+        """Renew the Lease, or take it if it may be taken; whether it is ours now."""
+        losses = self._losses
+        lease = self._lease if self._term is not None else None
+        for _ in range(2):  # again if it changed meanwhile, by a label for example
+            try:
+                if lease is None:
+                    lease = self._read()
+                if losses != self._losses or self.abstaining or self.expires_in > 0.0:
+                    return False
+                sent = self._now()
+                body = held_by(lease, self.identity, self._lease_duration, self._calendar())
+                answer = self._replace(body)
+                return self._took(answer, sent, losses)
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    return False
+                lease = None
+        return False
+
+    def told(self, lease: Object) -> None:
+        """A watch says that the Lease is so; what is older than what we know already is ignored."""
+        with self._mutex:
+            if _version(lease) <= _version(self._lease):
+                return
+            self._see(lease)
+
     def confirm(self) -> bool:
         """Ask the API server, by a consistent read, whether the Lease is ours; if not, count as deposed.
 
         For the one decision in which no clock is trusted: see the package's docstring. Raises ApiError.
         """
         try:
-            spec = self.api_instance.read_namespaced_lease(self.name, self.namespace).spec
-        except ApiException as error:
+            lease: Object | None = self._ask("get", lambda: self._api.read(self._timeout))
+        except ApiError as error:
             if error.status != 404:
-                raise ApiError.of(error) from None
-            spec = None
-        holder = (spec.holder_identity or None) if spec is not None else None
-        if holder != self.identity:
-            self.lose(f"{holder} does" if holder else "somebody emptied the Lease")
-        return bool(holder == self.identity)
-
-    def lose(self, why: str | None = None) -> None:
-        """Count as deposed, whatever the Lease says."""
+                raise
+            lease = None
         with self._mutex:
-            if self._term is not None:
-                self.why_lost = why or _LATE
-            self._renewed, self._term = None, None
+            self._see(lease)
+            return self._term is not None and holder_of(lease) == self.identity
+
+    def lose(self, why: str = _LATE) -> None:
+        """Count as deposed, whatever the Lease says; an attempt under way comes to nothing."""
+        with self._mutex:
+            self._losses += 1
+            self._lose(why)
 
     def abstain(self, why: str) -> bool:
         """Let the Lease go, and do not ask for it for as long as it lasts, so that another replica may lead.
 
         Returns whether it was let go. No write may be under way.
         """
-        with self._mutex:
-            self._abstains_until = self._now() + self._lease_duration
+        self._abstains_until = self._now() + self._lease_duration
         return self.release(why)
 
-    @property
-    def abstaining(self) -> bool:
-        """Whether we leave the Lease to others for now."""
-        with self._mutex:
-            return self._now() < self._abstains_until
-
-    def release(self, why: str | None = None) -> bool:
-        """Let the Lease go, if it is ours, so that another replica need not wait for its end; whether it was
-        done.
-        """
-        with self._mutex:
-            mine = self._renewed is not None and self._holder == self.identity
+    def release(self, why: str = _LATE) -> bool:
+        """Let the Lease go, if it is ours, so that another replica need not wait for its end; whether it was done."""
+        mine = self._term is not None
         self.lose(why)
         for _ in range(2 if mine else 0):  # twice, in case a last renewal comes in between
             try:
-                # Read it anew: the library keeps the state from before its last update.
-                lease = self.api_instance.read_namespaced_lease(self.name, self.namespace)
-                if lease.spec is None or lease.spec.holder_identity != self.identity:
+                lease = self._ask("get", lambda: self._api.read(self._timeout))
+                if holder_of(lease) != self.identity:
                     return False
-                lease.spec.holder_identity = None
-                lease.spec.lease_duration_seconds = 1
-                self.api_instance.replace_namespaced_lease(
-                    name=self.name, namespace=self.namespace, body=lease
-                )
+                body = released(lease, self._calendar())
+                self._replace(body)
                 return True
-            except ApiException as error:
+            except ApiError as error:
                 if error.status != 409:
                     return False  # then it ends by itself
         return False
 
-
-class _Told:
-    """The generated API, telling how each request went: the library keeps that to itself."""
-
-    def __init__(
-        self, api: client.CoordinationV1Api, on_error: Callable[[str, ApiError | None], None]
-    ) -> None:
-        self._api = api
-        self._on_error = on_error
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(self._api, name)
-        verb = {"read": "get", "replace": "update"}.get(name.partition("_")[0], name.partition("_")[0])
-
-        def told(*arguments: Any, **options: Any) -> Any:
-            try:
-                answer = function(*arguments, **options)
-            except ApiException as error:
-                if error.status not in (
-                    404,
-                    409,
-                ):  # absent, and changed since: both are the library's daily bread
-                    self._on_error(verb, ApiError.of(error))
+    def _read(self) -> Object:
+        try:
+            lease = self._ask("get", lambda: self._api.read(self._timeout))
+        except ApiError as error:
+            if error.status != 404:
                 raise
-            self._on_error(verb, None)
-            return answer
+            lease = self._ask("create", lambda: self._api.create(self._timeout))
+        with self._mutex:
+            self._see(lease)
+        return lease
 
-        return told
+    def _replace(self, body: Object) -> Object:
+        return self._ask("update", lambda: self._api.replace(body, self._timeout))
+
+    def _ask(self, verb: str, request: Callable[[], Object]) -> Object:
+        try:
+            answer = request()
+        except ApiError as error:
+            if error.status not in (404, 409):
+                self._on_request(verb, error)
+            raise
+        self._on_request(verb, None)
+        return answer
+
+    def _took(self, lease: Object, sent: float, losses: int) -> bool:
+        """The API server made the Lease ours; worth nothing if it was let go, or somebody else's, meanwhile."""
+        with self._mutex:
+            if losses != self._losses or _version(lease) < _version(self._lease):
+                return False
+            self._note(lease)
+            self._renewed = sent
+            if self._term is None:
+                self._term = f"{self.identity}/{secrets.token_hex(4)}"
+            return True
+
+    def _see(self, lease: Object | None) -> None:
+        """This is how the Lease is. Under the mutex."""
+        self._note(lease)
+        if (holder := holder_of(lease)) != self.identity:
+            self._lose(f"{holder} does" if holder else _EMPTIED)
+
+    def _note(self, lease: Object | None) -> None:
+        spec = _spec(lease)
+        state = (holder_of(lease), spec.get("renewTime"), spec.get("leaseTransitions"))
+        self._heard_at = self._now()
+        if state != self._state:
+            self._state, self._state_since = state, self._heard_at
+        self._lease = lease
+
+    def _lose(self, why: str) -> None:
+        if self._term is not None:
+            self.why_lost = why
+        self._renewed = self._term = None
 
 
-class Election(_LeaderElection):  # type: ignore[misc]
+class Election:
     """Runs for leader until `stop`; leading, losing and running again, as often as it takes."""
 
     def __init__(
         self,
         lock: Lock,
         *,
-        lease_duration: float,
-        renew_deadline: float,
         retry_period: float,
+        clock: Clock,
         rng: random.Random,
         on_started: Callable[[], None],
         on_stopped: Callable[[], None],
     ) -> None:
+        """`retry_period` is the time in seconds between two renewals, and between two looks at another's Lease."""
         self._lock = lock
-        super().__init__(
-            _Config(lock, int(lease_duration), renew_deadline, retry_period, lambda: None, on_stopped)
-        )
         self._retry_period = retry_period
+        self._clock = clock
         self._rng = rng
         self._on_started = on_started
+        self._on_stopped = on_stopped
         self._stop = threading.Event()
         self._wake = threading.Event()
 
-    def wake(self) -> None:
-        """Something about the Lease changed: look now."""
+    def tell(self, lease: Object | None) -> None:
+        """A watch says that the Lease is so (None: it is gone): look now."""
+        if lease is not None:
+            self._lock.told(lease)
         self._wake.set()
 
     def stop(self) -> None:
@@ -298,52 +317,70 @@ class Election(_LeaderElection):  # type: ignore[misc]
         self._stop.set()
         self._wake.set()
 
-    def run_until_stopped(self) -> None:
+    def run(self) -> None:
         """The election's thread."""
-        while not self._stop.is_set():
-            self.run()
+        while self._stand_by():
+            self._on_started()
+            self._lead()
+            if not self._stop.is_set():
+                self._lock.lose()
+            self._on_stopped()
 
-    def acquire(self) -> bool:
+    def _stand_by(self) -> bool:
         """Wait until the Lease is ours; False if we are to stop."""
         while not self._stop.is_set():
-            if self.try_acquire_or_renew():
-                self._on_started()
+            # Half a period more than a renewal takes to come: while the watch tells of each, nobody needs to ask.
+            if not self._lock.follows(1.5 * self._retry_period) and self._lock.attempt():
                 return True
-            self._lock.lose()
-            expires = self._lock.expires_in
-            self._pause(min(self._retry_period, expires) if expires else self._jittered())
+            pause = self._retry_period * self._rng.uniform(0.5, 1.0)
+            self._pause(min(pause, self._lock.expires_in or pause))
         return False
 
-    def renew_loop(self, leading_failed: object = None) -> None:  # noqa: ARG002 (the library's signature)
+    def _lead(self) -> None:
         """Keep the Lease; returns when it is lost, or could not be renewed in time, or we are to stop."""
-        while True:
-            self._pause(self._retry_period, wakeable=False)
-            if self._stop.is_set():
+        failures = 0
+        while not self._stop.is_set() and self._lock.term is not None:
+            left = self._lock.renew_left
+            if left <= 0.0:
                 return
-            while not self.try_acquire_or_renew():
-                if self._lock.holder != self._lock.identity or self._lock.renew_left <= 0.0:
-                    self._lock.lose()
-                    return
-                self._pause(min(self._retry_period, self._lock.renew_left), wakeable=False)
-                if self._stop.is_set():
-                    return
+            # After a failure soon again, since by then the requests go to another API server.
+            pause = self._retry_period
+            if failures:
+                pause = backoff(failures, self._rng, base=0.25, cap=self._retry_period)
+            self._rest(min(pause, left))
+            if not self._stop.is_set() and self._lock.term is not None:
+                failures = 0 if self._lock.attempt() else failures + 1
 
-    @property
-    def observed_time_milliseconds(self) -> int:
-        """When the library believes to have seen the Lease change: long ago if it may be taken, else just
-        now.
-        """
-        return 0 if self._lock.free_or_mine else int(time.time() * 1000)
+    def _rest(self, seconds: float) -> None:
+        """A pause that ends early only if we are deposed or to stop, not with the news of our own renewal."""
+        until = self._clock.monotonic() + seconds
+        while not self._stop.is_set() and self._lock.term is not None:
+            left = until - self._clock.monotonic()
+            if left <= 0.0:
+                return
+            self._pause(left)
 
-    @observed_time_milliseconds.setter
-    def observed_time_milliseconds(self, _: int) -> None:
-        """The library's own reading of the wall clock is of no use."""
-
-    def _jittered(self) -> float:
-        return self._retry_period * self._rng.uniform(0.5, 1.0)
-
-    def _pause(self, seconds: float, *, wakeable: bool = True) -> None:
-        event = self._wake if wakeable else self._stop
-        event.wait(max(0.01, seconds))
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(max(0.01, seconds))
         if not self._stop.is_set():
             self._wake.clear()
+
+
+def _spec(lease: Mapping[str, Any] | None) -> dict[str, Any]:
+    spec = (lease or {}).get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def _transitions(spec: Mapping[str, Any]) -> int:
+    count = spec.get("leaseTransitions")
+    return count if isinstance(count, int) else 0
+
+
+def _version(lease: Mapping[str, Any] | None) -> int:
+    text = str(((lease or {}).get("metadata") or {}).get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else -1
+
+
+def _micro_time(now: datetime) -> str:
+    """A metav1.MicroTime: RFC 3339 in UTC with six digits of a second."""
+    return now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -15,8 +15,8 @@ from typing import Literal
 
 from apiha.clock import Clock
 from apiha.endpoint import Endpoint
-from apiha.updater.kube import ApiError, Object
 from apiha.updater.mirror import MANAGED_BY
+from apiha.updater.requests import ApiError, Object
 
 _BURST = 10  # as client-go's event correlator limits a source, if more kindly: 25 at once, then one in 300 s
 _REFILL = 10.0  # s

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from apiha.clock import Clock, backoff
-from apiha.updater.kube import ApiError
+from apiha.updater.requests import ApiError
 from apiha.updater.writer import Deposed
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ Resource = Literal["kubernetes", "slices", "service", "lease"]  # what is watche
 # What can be wrong; docs/metrics.md says of each what to do.
 ProblemKey = Literal[
     "api-server",
+    "credentials",
     "service",
     "no-source",
     "all-unhealthy",

@@ -10,7 +10,6 @@ Reads: the settings, the kubeconfig, signals. Writes: nothing itself; it starts 
 from __future__ import annotations
 
 import functools
-import logging
 import random
 import signal
 import threading
@@ -18,32 +17,24 @@ from collections.abc import Callable
 
 from apiha.clock import Clock, SystemClock
 from apiha.endpoint import Endpoint
-from apiha.errors import ConfigError
 from apiha.log import Reporter
 from apiha.names import lease_name
-from apiha.probe import Prober, ProbeResult
+from apiha.probe import ProbeResult
 from apiha.slices import control_planes
-from apiha.trust import make_ssl_context
 from apiha.updater import pages, web
 from apiha.updater.cache import Cache, Follower
+from apiha.updater.credentials import CredentialFiles, CurrentProber
 from apiha.updater.election import Election, Lock, boot_time
 from apiha.updater.events import Announcer
 from apiha.updater.health import PROBE_SHARE, HealthChecker
-from apiha.updater.kube import (
-    FailoverApiClient,
-    Kube,
-    Server,
-    Servers,
-    authority,
-    bearer,
-    client_certificate,
-    load_configuration,
-)
 from apiha.updater.loop import News, WriterLoop
 from apiha.updater.metrics import CONTENT_TYPE, Metrics
 from apiha.updater.mirror import Target
 from apiha.updater.problems import WATCHES, Resource
 from apiha.updater.report import Recorder
+from apiha.updater.requests import Requests
+from apiha.updater.resources import Resources
+from apiha.updater.servers import Server, Servers
 from apiha.updater.settings import Settings
 from apiha.updater.supervisor import Supervisor
 from apiha.updater.writer import LONGEST_WRITE, Copy, FencedSlices, Writer
@@ -74,6 +65,7 @@ class Updater:
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()  # noqa: S311 (jitter)
         self.stop = threading.Event()
+        self._lease_name = lease_name(settings.service)
         self.metrics = Metrics(self.clock.monotonic)
         self.announcer = Announcer(
             self.clock,
@@ -92,46 +84,27 @@ class Updater:
     def _reach_the_cluster(self) -> None:
         """Who we are there, which API servers there are, and how each proves itself."""
         settings = self.settings
-        configuration = load_configuration(settings.kubeconfig)
-        ca = authority(configuration)
-        # Where anonymous access is off, a control plane tells nobody else whether it is ready. To a server that need
-        # not prove itself nothing is shown.
-        certificate, key = client_certificate(configuration) if ca is not None else (None, None)
-        try:
-            context = make_ssl_context(ca, client_cert=certificate, client_key=key, insecure=ca is None)
-        except ValueError as error:
-            message = str(error)
-            raise ConfigError(
-                f"the kubeconfig: {message}" if "client cert" in message else f"the cluster's CA: {message}"
-            ) from None
-        credentials = functools.partial(bearer, configuration) if ca is not None else None
-        self.prober = Prober(
-            settings.host, context, settings.health_interval * PROBE_SHARE, headers=credentials
-        )
-        self.servers = Servers(
-            configuration, self.prober, settings.identity, self.clock, on_switch=self._switched
-        )
-        self._api_client = FailoverApiClient(configuration, self.servers, self.recorder.contacted)
-        self.kube = Kube(self._api_client)
+        files = CredentialFiles(settings.kubeconfig, on_problem=self.recorder.credentials)
+        self.probe = CurrentProber(files, settings.host, settings.health_interval * PROBE_SHARE)
+        self.servers = Servers(files, self.probe, settings.identity, self.clock, on_switch=self._switched)
+        self.requests = Requests(files, self.servers, self.recorder.contacted)
+        self.kube = Resources(self.requests)
 
     def _stand_for_election(self, boot_time: Callable[[], float]) -> None:
         """The Lease, and the election that renews it."""
         settings = self.settings
         self.lock = Lock(
-            self._api_client,
-            lease_name(settings.service),
-            settings.namespace,
+            self.kube.lease(settings.namespace, self._lease_name),
             settings.identity,
             lease_duration=settings.lease_duration,
             renew_deadline=settings.renew_deadline,
             now=boot_time,
-            on_error=self.recorder.lease_answered,
+            on_request=self.recorder.lease_answered,
         )
         self.election = Election(
             self.lock,
-            lease_duration=settings.lease_duration,
-            renew_deadline=settings.renew_deadline,
             retry_period=settings.retry_period,
+            clock=self.clock,
             rng=self.rng,
             on_started=self.news.wake,
             on_stopped=self.news.wake,
@@ -143,9 +116,7 @@ class Updater:
         self.source = Copy(Cache(self.news.source_changed), kube.slices(SOURCE_NAMESPACE, SOURCE_SERVICE))
         self.live = Copy(Cache(self.news.wake), kube.slices(settings.namespace, settings.service))
         self.service = Copy(Cache(self.news.wake), kube.services(settings.namespace, settings.service))
-        self.lease = Copy(
-            Cache(self.election.wake), kube.leases(settings.namespace, lease_name(settings.service))
-        )
+        self.lease = Copy(Cache(self._lease_changed), kube.leases(settings.namespace, self._lease_name))
         copies: dict[Resource, Copy] = {
             "kubernetes": self.source,
             "slices": self.live,
@@ -171,7 +142,7 @@ class Updater:
         target = Target(settings.namespace, settings.service)
         self.metrics.expect(target.slice_names, self.followers)
         self.checker = HealthChecker(
-            self.prober.probe,
+            self.probe,
             self.clock,
             self.supervisor,
             interval=settings.health_interval,
@@ -207,10 +178,6 @@ class Updater:
 
         Raises ConfigError if it cannot listen where the settings say.
         """
-        for name in ("leaderelection", "urllib3", "kubernetes"):
-            logger = logging.getLogger(name)
-            logger.addHandler(logging.NullHandler())
-            logger.propagate = False  # what matters of it is reported by us
         served: dict[str, Callable[[], web.Answer]] = {
             "/metrics": lambda: (200, CONTENT_TYPE, self.metrics.render()),
             "/healthz": lambda: web.page(self.unhealthy()),
@@ -225,7 +192,7 @@ class Updater:
             self.supervisor.start(f"watch-{name}", functools.partial(follower.run, self.stop))
         self.supervisor.start("announcer", self._announce)
         self.supervisor.start("housekeeper", self._keep_house)
-        election = self.supervisor.start("election", self.election.run_until_stopped)
+        election = self.supervisor.start("election", self.election.run)
         writer = self.supervisor.start("writer", self.loop.run)
         self.stop.wait()
         self.report.info("stopping")
@@ -237,7 +204,7 @@ class Updater:
         election.join(1.0)
         if not writer.is_alive() and self.lock.release():
             self.report.info("released the lease")
-        self.kube.stop_watches()
+        self.requests.stop_watches()
         close()
 
     def unhealthy(self) -> list[str]:
@@ -281,10 +248,13 @@ class Updater:
         followed = all(self.followers[name].connected for name in ("kubernetes", "slices"))
         return followed and not self.recorder.contact.away
 
+    def _lease_changed(self) -> None:
+        self.election.tell(self.lease.cache.items().get(self._lease_name))
+
     def _switched(self, server: Server) -> None:
         self.recorder.switched(server)
         # Watches of the old server may hang for as long as it is silent.
-        self.kube.stop_watches()
+        self.requests.stop_watches()
 
     def _probed(self, result: ProbeResult) -> None:
         self.recorder.probed(result)

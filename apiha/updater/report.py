@@ -18,9 +18,9 @@ from apiha.probe import ProbeResult
 from apiha.slices import FAMILIES, ControlPlane
 from apiha.updater.events import Addresses, Announcer
 from apiha.updater.health import Verdict
-from apiha.updater.kube import ApiError
 from apiha.updater.mirror import Plan
 from apiha.updater.problems import LEADERS, Contact, ProblemKey, Problems
+from apiha.updater.requests import ApiError
 from apiha.updater.service import APPLY
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class Recorder:
         if verb == "get" and error is None:
             self.answered("lease", "create", None)  # it exists: nobody has to create it any more
         self.answered("lease", verb, error)
+
+    def credentials(self, problem: str | None) -> None:
+        """Why changed credentials cannot be used, or None: they can."""
+        self.problems.set("credentials", problem, "the credentials can be used again")
 
     def watch_restarted(self, resource: str, reason: str) -> None:
         """The watch of a resource begins anew."""

@@ -18,7 +18,6 @@ from apiha.updater import service as services
 from apiha.updater.cache import Cache, Source
 from apiha.updater.events import Addresses
 from apiha.updater.health import HealthChecker, Verdict
-from apiha.updater.kube import ApiError, Object
 from apiha.updater.mirror import (
     LEADER_ANNOTATION,
     Target,
@@ -29,6 +28,7 @@ from apiha.updater.mirror import (
     plan,
     unready_endpoints,
 )
+from apiha.updater.requests import ApiError, Object
 
 if TYPE_CHECKING:
     from apiha.updater.report import Recorder

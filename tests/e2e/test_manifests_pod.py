@@ -20,7 +20,7 @@ from tests.support.kube import HOST, Cluster, require_assets
 from tests.support.netns import Host, requires_root
 from tests.support.updater import wait_for
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 pytestmark = requires_root
 
 VIP = "10.96.0.100"

@@ -18,7 +18,7 @@ from apiha.manifests.render import checked_values, one_stream, render
 from tests.support.kube import Cluster, require_assets
 from tests.support.updater import LEASES, SLICES, Api, Space, Updater, wait_for
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 QUIET = ("--no-health-check",)  # the addresses here are RFC 5737's, and answer nowhere
 THREE = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
@@ -202,6 +202,8 @@ def test_the_account_may_touch_nothing_else(space: Space) -> None:
         ("patch", "services", "", own, "apiserver"),
         ("list", "services", "", own, ""),
         ("update", "leases", "coordination.k8s.io", own, "another"),
+        ("patch", "leases", "coordination.k8s.io", own, "another"),
+        ("create", "leases", "coordination.k8s.io", own, "another"),
         ("get", "secrets", "", own, "any"),
         ("list", "pods", "", own, ""),
         ("create", "events", "", "default", ""),
@@ -412,6 +414,14 @@ LOSSES = [
         "no replica leads",
         _does_not_lead,
         _leads,
+    ),
+    Loss(
+        right_of(OWN, COORDINATION, "leases", "patch"),
+        "lease",
+        "a Lease that somebody deletes does not come back",
+        _lease_status(404),
+        _lease_status(200),
+        _delete_lease,
     ),
     Loss(
         right_of(OWN, COORDINATION, "leases", "create"),

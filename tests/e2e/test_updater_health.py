@@ -12,7 +12,7 @@ from tests.support.netns import Host, requires_root
 from tests.support.updater import SLICES, Api, Updater, addresses_of, ready_of, wait_for
 
 pytestmark = requires_root
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 ALL = ["10.0.0.11", "10.0.0.12", "10.0.0.13"]
 NAMESPACE = "kube-system"

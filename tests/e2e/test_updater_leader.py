@@ -8,15 +8,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 import pytest
 
+from apiha.clock import SystemClock
 from tests.support.kube import Cluster
 from tests.support.updater import SLICES, Api, Space, Updater, addresses_of, wait_for
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 QUIET = ("--no-health-check",)
 QUICK = (*QUIET, "--lease-duration", "4s", "--renew-deadline", "3s", "--retry-period", "1s")
@@ -226,8 +228,8 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
     This leader runs in the test's own process, so that it can be held exactly there.
     """
     from apiha.log import Reporter
-    from apiha.updater.kube import ApiError
     from apiha.updater.process import Updater as Process
+    from apiha.updater.requests import ApiError
     from apiha.updater.settings import Settings
 
     settings = Settings(
@@ -243,7 +245,7 @@ def test_a_write_held_up_between_check_and_request_is_refused(space: Space) -> N
         held = Process(settings, Reporter(nowhere))
         held.source.list_anew()
         held.live.list_anew()
-        assert held.election.try_acquire_or_renew()
+        assert held.lock.attempt()
         while held.writer.run_pass():
             pass
         assert space.mirrored() == THREE
@@ -293,7 +295,7 @@ def test_a_leader_whose_clock_stood_still_does_not_undo_its_successors_mark(spac
         paused = Process(settings, Reporter(nowhere), boot_time=lambda: stopped_at)
         paused.source.list_anew()
         paused.live.list_anew()
-        assert paused.election.try_acquire_or_renew()
+        assert paused.lock.attempt()
         while paused.writer.run_pass():
             pass
         with Updater(space.cluster, space.namespace, *QUICK) as other:
@@ -341,46 +343,44 @@ def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) ->
         wait_for("no problem is left", lambda: updater.metric("problem", problem="lease") == 0)
 
 
-def test_the_wall_clock_decides_nothing(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wall_clock_decides_nothing(space: Space) -> None:
     """An hour forward does not take a living leader's lease; an hour back does not keep a dead one's for an
     hour.
     """
-    from kubernetes.leaderelection import leaderelection
+    from apiha.updater.credentials import CredentialFiles, CurrentProber
+    from apiha.updater.election import Lock
+    from apiha.updater.requests import Requests
+    from apiha.updater.resources import Resources
+    from apiha.updater.servers import Servers
 
-    from apiha.log import Reporter
-    from apiha.updater.process import Updater as Process
-    from apiha.updater.settings import Settings
+    offset = timedelta()
+    files = CredentialFiles(space.cluster.kubeconfig())
+    probe = CurrentProber(files, space.cluster.host, 1.0)
+    kube = Resources(
+        Requests(files, Servers(files, probe, "me", SystemClock()), lambda _server, _words: None)
+    )
 
-    class Clock:
-        """The `time` module as the library sees it."""
+    def candidate(name: str) -> Lock:
+        return Lock(
+            kube.lease(space.namespace, "apiserver-updater"),
+            name,
+            lease_duration=4.0,
+            renew_deadline=3.0,
+            calendar=lambda: datetime.now(timezone.utc) + offset,
+        )
 
-        offset = 0.0
-
-        def time(self) -> float:
-            return time.time() + self.offset
-
-    clock = Clock()
-    monkeypatch.setattr(leaderelection, "time", clock)
-    with open("/dev/null", "w") as nowhere:
-
-        def candidate(name: str) -> Process:
-            timing = {"lease_duration": 4.0, "renew_deadline": 3.0, "retry_period": 1.0}
-            kubeconfig = space.cluster.kubeconfig()
-            settings = Settings(kubeconfig=kubeconfig, namespace=space.namespace, identity=name, **timing)  # type: ignore[arg-type]
-            return Process(settings, Reporter(nowhere))
-
-        first, second = candidate("first"), candidate("second")
-        assert first.election.try_acquire_or_renew()
-        assert not second.election.try_acquire_or_renew()
-        clock.offset = 3600.0
-        assert not second.election.try_acquire_or_renew()
-        assert first.election.try_acquire_or_renew()
-        assert not second.election.try_acquire_or_renew()
-        clock.offset = -3600.0
-        time.sleep(4.2)
-        assert second.election.try_acquire_or_renew()
-        assert first.lock.write_window(str(first.lock.term)) is None
-        assert space.lease()["leaseTransitions"] == 2
+    first, second = candidate("first"), candidate("second")
+    assert first.attempt()
+    assert not second.attempt()
+    offset = timedelta(hours=1)
+    assert not second.attempt()
+    assert first.attempt()
+    assert not second.attempt()
+    offset = timedelta(hours=-1)
+    time.sleep(4.2)
+    assert second.attempt()
+    assert first.write_window(str(first.term)) is None
+    assert space.lease()["leaseTransitions"] == 2
 
 
 def test_slices_before_and_after(space: Space) -> None:

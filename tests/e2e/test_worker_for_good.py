@@ -24,7 +24,7 @@ from tests.support.netns import Host, requires_root
 from tests.support.updater import VIP, Updater, manifests, wait_for
 
 pytestmark = [requires_root, pytest.mark.timeout(600)]
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
+pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 NAMESPACE, ACCOUNT = "kube-system", "apiserver-updater"
 FOLLOW = 5.0  # s from a cut to the rules without the address: what the project promises

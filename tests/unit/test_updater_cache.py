@@ -7,16 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apiha.clock import SystemClock
 from apiha.updater.cache import Cache, Follower
-
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-
-from apiha.updater.kube import ApiError
+from apiha.updater.requests import ApiError
 
 
 def item(name: str, version: int) -> dict[str, Any]:

@@ -6,13 +6,8 @@ import threading
 import time
 from typing import Any
 
-import pytest
-
 from apiha.clock import SystemClock
 from apiha.endpoint import Endpoint
-
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-
 from apiha.updater.events import Addresses, Announcer, describe
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 6443) for n in (1, 2, 3))

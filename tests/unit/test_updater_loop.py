@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 
 from apiha.clock import SystemClock
-
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-
-from apiha.updater.kube import ApiError
 from apiha.updater.loop import News, WriterLoop
+from apiha.updater.requests import ApiError
 from apiha.updater.writer import Deposed
 
 

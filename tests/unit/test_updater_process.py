@@ -15,10 +15,8 @@ from apiha.probe import Health
 from tests.support.control_plane import Authority, ControlPlane
 from tests.support.updater import kubeconfig
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
-from apiha.updater.kube import bearer, load_configuration
 from apiha.updater.process import Updater
 from apiha.updater.settings import Settings
 
@@ -26,15 +24,13 @@ from apiha.updater.settings import Settings
 def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
     """A token goes as a header and a certificate with TLS: a control plane that hides from strangers is seen."""
     authority = Authority(tmp_path)
-    path = kubeconfig(tmp_path, authority, token="secret")
-    assert bearer(load_configuration(path)) == {"Authorization": "Bearer secret"}
     mine = authority.issue_client()
     with_cert = {"client-certificate": str(mine.cert), "client-key": str(mine.key)}
     for user, behaviour in (({"token": "secret"}, "ready"), (with_cert, "client_certificate")):
         settings = Settings(kubeconfig=kubeconfig(tmp_path, authority, **user), identity="me")
         updater = Updater(settings, Reporter(io.StringIO()))
         with ControlPlane(authority, "127.0.0.1", behaviour=behaviour) as plane:
-            result = updater.prober.probe(Endpoint("127.0.0.1", plane.port))
+            result = updater.probe(Endpoint("127.0.0.1", plane.port))
             assert result.health is Health.READY, result
             assert plane.counters.requests[0].headers.get("authorization", "Bearer secret") == "Bearer secret"
             assert ("authorization" in plane.counters.requests[0].headers) == ("token" in user)
@@ -43,7 +39,6 @@ def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "code", "words"),
     [
-        ("kubernetes", 5, "needs `pip install apiha[updater]`"),
         ("prometheus_client", 5, "needs `pip install apiha[updater]`"),
         ("apiha.updater.mirror", 1, "apiha.updater.mirror"),
     ],

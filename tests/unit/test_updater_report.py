@@ -17,13 +17,12 @@ from apiha.slices import ControlPlane
 from apiha.updater.health import Verdict
 from apiha.updater.mirror import Plan
 
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
 
 from apiha.updater.events import Addresses, Announcer
-from apiha.updater.kube import ApiError
 from apiha.updater.metrics import Metrics
 from apiha.updater.report import Recorder
+from apiha.updater.requests import ApiError
 
 A, B = Endpoint("192.0.2.1", 6443), Endpoint("192.0.2.2", 6443)
 PLANES = tuple(ControlPlane(endpoint, ready=True, serving=True) for endpoint in (A, B))

@@ -10,10 +10,7 @@ import pytest
 from apiha.clock import SystemClock
 from apiha.updater.cache import Cache
 from apiha.updater.mirror import LEADER_ANNOTATION, Target
-
-pytest.importorskip("kubernetes", reason="needs the updater's packages: pip install '.[updater]'")
-
-from apiha.updater.kube import ApiError
+from apiha.updater.requests import ApiError
 from apiha.updater.writer import Copy, Deposed, FencedSlices, Writer
 
 TARGET = Target("kube-system", "apiserver")
