@@ -60,7 +60,7 @@ class Cluster(Access):
     `anonymous_auth` is kube-apiserver's flag: without it `/readyz` answers 401 to those without a
     certificate. `controller_manager` starts one: service accounts, deletion of namespaces, Deployments, node
     health. `kube_proxy` only demands the binary at once; `start_kube_proxy` runs it. `names` are the serving
-    certificates' DNS names, `apiserver_args` further flags.
+    certificates' DNS names, `apiserver_args` and `controller_manager_args` further flags.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Cluster(Access):
         ip_sans: bool = False,
         names: Sequence[str] = SERVING_NAMES,
         apiserver_args: Iterable[str] = (),
+        controller_manager_args: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.network = Network() if netns else None
@@ -90,6 +91,7 @@ class Cluster(Access):
         self._ip_sans = ip_sans
         self._names = tuple(names)
         self._apiserver_args = tuple(apiserver_args)
+        self._controller_manager_args = tuple(controller_manager_args)
         self._servers: list[_Server] = []
         self._hub = self.network.hub if self.network is not None else None
 
@@ -203,10 +205,29 @@ class Cluster(Access):
             ca_file=self.ca_file,
             ca_key_file=self.pki.ca_key_file,
             service_accounts=self.pki.service_accounts,
+            further=self._controller_manager_args,
         )
         process = self._processes.start("kube-controller-manager", self._hub, command, hosts)
         path = "/api/v1/namespaces/default/serviceaccounts/default"
         self._processes.wait("kube-controller-manager", process, lambda: self.api("GET", path)[0] == 200)
+
+    def start_scheduler(self) -> None:
+        """Run kube-scheduler beside the controller manager; without one no Pod gets a node."""
+        require_assets("kube-scheduler")
+        hosts, server = (None, 0) if self._hub is None else (self.hosts(), self.url)
+        port = 10259 if self._hub is not None else free_port(["127.0.0.1"])
+        command = commands.scheduler(kubeconfig=self.kubeconfig("system:kube-scheduler", server), port=port)
+        process = self._processes.start("kube-scheduler", self._hub, command, hosts)
+
+        def healthy() -> bool:
+            url = f"https://127.0.0.1:{port}/healthz"
+            answer = inside(
+                self._hub,
+                lambda: httpx.get(url, timeout=2.0, trust_env=False, verify=False),
+            )
+            return answer.is_success
+
+        self._processes.wait("kube-scheduler", process, healthy)
 
     def logs(self, lines: int = 25) -> str:
         """The end of every process's log, for a failure's report; the files are in `directory`."""

@@ -61,9 +61,15 @@ def apiserver(
 
 
 def controller_manager(
-    *, kubeconfig: Path, port: int, ca_file: Path, ca_key_file: Path, service_accounts: Credentials
+    *,
+    kubeconfig: Path,
+    port: int,
+    ca_file: Path,
+    ca_key_file: Path,
+    service_accounts: Credentials,
+    further: Iterable[str] = (),
 ) -> list[str]:
-    """kube-controller-manager, the only one, with its own port on loopback."""
+    """kube-controller-manager, the only one, with its own port on loopback; `further` flags come last."""
     return [
         "kube-controller-manager",
         f"--kubeconfig={kubeconfig}",
@@ -75,6 +81,20 @@ def controller_manager(
         f"--cluster-signing-key-file={ca_key_file}",
         f"--cluster-cidr={POD_CIDR}",
         "--allocate-node-cidrs=true",
+        f"--secure-port={port}",
+        "--bind-address=127.0.0.1",
+        *further,
+    ]
+
+
+def scheduler(*, kubeconfig: Path, port: int) -> list[str]:
+    """kube-scheduler, the only one, with its own port on loopback."""
+    return [
+        "kube-scheduler",
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+        "--leader-elect=false",
         f"--secure-port={port}",
         "--bind-address=127.0.0.1",
     ]
