@@ -135,6 +135,14 @@ class Lock:
         return self.expires_in > 0.0 and self._now() - self._heard_at < within
 
     @property
+    def valid(self) -> bool:
+        """Whether somebody holds the Lease and, as far as we know, it has not ended."""
+        with self._mutex:
+            if self._term is not None and self._renewed is not None:
+                return self._now() < self._renewed + self._lease_duration
+        return self.expires_in > 0.0
+
+    @property
     def renew_left(self) -> float:
         """Seconds left to renew in before we must count as deposed; 0 if we do not lead."""
         with self._mutex:

@@ -66,8 +66,11 @@ class ApiError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether the API server says that it cannot now, rather than that it does not want to."""
-        return self.status in (429, 503, 504)
+        """Whether the API server says that it cannot now, rather than that it will not: too many requests, or a 5xx.
+
+        The same request may succeed later, or at another API server.
+        """
+        return self.status == 429 or self.status >= 500
 
 
 class Requests:
@@ -79,7 +82,9 @@ class Requests:
         servers: Servers,
         on_contact: Callable[[Server, str | None], None],
     ) -> None:
-        """`on_contact` hears after each request which server answered (None), or why it did not (a few words)."""
+        """`on_contact` hears after each request which server did what was asked, or would not (None), or why it could
+        not (a few words): no answer, or one that says so.
+        """
         self._files = files
         self._servers = servers
         self._on_contact = on_contact
@@ -112,9 +117,9 @@ class Requests:
                 data = _read(response, _LARGEST_ANSWER)
         except _Unanswered as error:
             raise self._failed(server, error) from None
-        self._on_contact(server, None)
         if not response.is_success:
-            raise _refusal(response, data)
+            raise self._refused(server, response, data)
+        self._on_contact(server, None)
         return _parse(data)
 
     def watch(
@@ -132,11 +137,10 @@ class Requests:
         try:
             with self._open(server, deadline, "GET", path, query, None, _JSON, silence) as response:
                 opened = response.status_code == 200
-                data = b"" if opened else _read(response, _LARGEST_EVENT)
-                self._on_contact(server, None)
                 if not opened:
-                    raise _refusal(response, data)
+                    raise self._refused(server, response, _read(response, _LARGEST_EVENT))
                 deadline.lift()
+                self._on_contact(server, None)
                 on_open()
                 yield from map(_parse, _lines(response))
         except _Unanswered as error:
@@ -217,6 +221,18 @@ class Requests:
             )
         return made
 
+    def _refused(self, server: Server, response: httpx.Response, data: bytes) -> ApiError:
+        """The ApiError of an answer that is not a success: the message of its Status object, if it is one."""
+        try:
+            message = _parse(data).get("message")
+        except ApiError:
+            message = None
+        status = response.status_code
+        words = one_line(message or data.decode("utf-8", "replace") or response.reason_phrase or "no message")
+        error = ApiError(status, words, _retry_after(response.headers.get("Retry-After")))
+        self._on_contact(server, f"HTTP {status}: {words}" if error.transient else None)
+        return error
+
     def _failed(self, server: Server, error: _Unanswered) -> ApiError:
         self._on_contact(server, str(error))
         self._servers.leave(server)
@@ -253,16 +269,6 @@ def _parse(data: bytes) -> Object:
     if not isinstance(document, dict):
         raise ApiError(0, "the answer is not a JSON object")
     return document
-
-
-def _refusal(response: httpx.Response, data: bytes) -> ApiError:
-    """The ApiError of an answer that is not a success: the message of its Status object, if it is one."""
-    try:
-        message = _parse(data).get("message")
-    except ApiError:
-        message = None
-    words = one_line(message or data.decode("utf-8", "replace") or response.reason_phrase or "no message")
-    return ApiError(response.status_code, words, _retry_after(response.headers.get("Retry-After")))
 
 
 def _retry_after(text: str | None) -> float | None:

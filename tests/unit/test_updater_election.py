@@ -228,6 +228,26 @@ def test_what_a_watch_tells_counts_if_it_is_newer() -> None:
     assert not one.lock.follows(3.0)
 
 
+def test_a_lease_is_valid_until_it_ends() -> None:
+    """Ours until the last renewal is a lease old, another's until it has not changed for as long; nobody's never."""
+    server = LeaseServer()
+    one, two = Candidate(server, "one"), Candidate(server, "two")
+    assert not one.lock.valid
+    server.write({})
+    assert not two.lock.valid
+    assert one.lock.attempt()
+    assert not two.lock.attempt()
+    for candidate in (one, two):
+        candidate.now += 14.9
+        assert candidate.lock.valid
+        candidate.now += 0.1
+        assert not candidate.lock.valid
+    assert one.lock.attempt()
+    assert one.lock.release()
+    two.lock.told(server.read(1.0))
+    assert not two.lock.valid
+
+
 def test_confirm_asks_the_api_server() -> None:
     """Ours, another's, gone; a request that fails is no answer."""
     server = LeaseServer()

@@ -133,7 +133,7 @@ def test_a_lease_that_is_there_stays_as_it_is_when_it_is_created(client: Client,
     assert caught.value.status == 409
 
 
-@pytest.mark.parametrize("status", [429, 503, 504])
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
 def test_what_the_server_cannot_do_now_is_transient_and_says_when_to_come_back(
     client: Client, server: ApiServer, status: int
 ) -> None:
@@ -150,7 +150,7 @@ def test_what_the_server_cannot_do_now_is_transient_and_says_when_to_come_back(
     with pytest.raises(ApiError, match=r"^no rights$") as caught:
         client.kube.read_slice("n", "a")
     assert not caught.value.transient
-    assert client.contacts == [None] * 5
+    assert client.contacts == [f"HTTP {status}: {{}}"] * 4 + [None]
 
 
 @pytest.mark.parametrize(
