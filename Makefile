@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test e2e soak lint format bench dist lock clean
+.PHONY: help venv demo test test-bare test-pythons e2e soak lint lint-style lint-types lint-imports lint-version \
+	format bench dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## A virtual environment with the pinned development packages
 
@@ -21,21 +22,39 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: venv ## Three control planes and a late VIP on loopback, and a real bootstrap against them (no root)
 	@$(BIN)/python -m tests.demo
 
+# TESTS="tests/unit -k name" runs some of them; COVERAGE=1 measures branches, those of the processes too, and prints them.
 test: venv ## Every test this machine can run; names what is skipped and why
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term) $(TESTS)
+
+test-bare: ## The unit tests without the updater's packages, as on a node
+	@$(MAKE) --no-print-directory venv VENV=.venvs/bare
+	.venvs/bare/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes kubernetes prometheus-client
+	.venvs/bare/bin/python -m pytest -q tests/unit
+
+test-pythons: ## `make test` with each Python from 3.10 to 3.14 that is found; names those that are missing
+	$(PYTHON) tools/pythons.py
 
 e2e: venv dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest $(or $(TESTS),tests/e2e)
 
 SOAK ?= --seconds 120
 soak: venv ## Random faults under two workers, with invariants checked; SOAK="--seconds 3600 --seed 42"
 	$(BIN)/python -m tests.soak $(SOAK)
 
-lint: venv ## ruff (lint and format), strict mypy, and who may import whom
+lint: lint-style lint-types lint-imports lint-version ## ruff, strict mypy, who may import whom, one version everywhere
+
+lint-style: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: venv
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+
+lint-imports: venv
+	$(BIN)/lint-imports --no-logo
+
+lint-version: venv
+	$(BIN)/python tools/version.py
 
 format: venv ## Put the code into ruff's format
 	$(BIN)/ruff check --fix .
@@ -58,4 +77,4 @@ lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, 
 	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from apiha import __version__
 from apiha.endpoint import parse_ip
 from apiha.errors import ConfigError
 from apiha.names import SERVICE, lease_name, slice_name, slice_names
@@ -105,7 +106,7 @@ def checked_values(
     if matched is None or len(matched["name"]) > _LONGEST_IMAGE_NAME:
         raise ConfigError(
             f"--image: {image[:300]!r} is not an image reference; expected [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], such "
-            "as registry.example.com/apiha:0.1.0"
+            f"as registry.example.com/apiha:{__version__}"
         )
     return Values(
         image=image,

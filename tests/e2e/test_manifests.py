@@ -26,7 +26,7 @@ from tests.support.netns import requires_root
 pytestmark = requires_root
 
 VIP = "10.96.0.100"
-IMAGE = "registry.example.com/apiha:0.1.0"
+IMAGE = "registry.example.com/apiha:1.2.3"
 PATIENCE = 60.0  # seconds: bounds the waiting for a controller, of which none should need it
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 KINDS = (

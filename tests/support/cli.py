@@ -34,6 +34,8 @@ ORIGINAL = (
     b"127.0.0.1\tlocalhost\n192.168.1.20  nas.example\t# caf\xe9\r\n\n::1 ip6-localhost"  # no final newline
 )
 _NOBODY = 65534
+# Nothing that apiha looks at; the last one has coverage.py measure the process, where it measures at all.
+_KEPT = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
 PATIENCE = 30.0  # seconds; nothing here takes long, a loaded machine may
 
 
@@ -189,7 +191,7 @@ class Worker:
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """An environment without anything that apiha looks at."""
-        kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "TMPDIR")}
+        kept = {key: value for key, value in os.environ.items() if key in _KEPT}
         return {"LANG": "C.UTF-8", "HOME": str(self.directory), **kept, **(more or {})}
 
     def run(

@@ -23,7 +23,7 @@ from apiha.manifests.render import (
     write_base,
 )
 
-IMAGE = "registry.example.com:5000/apiha/apiha:0.1.0"
+IMAGE = "registry.example.com:5000/apiha/apiha:1.2.3"
 HOST = "apiserver.cluster.local"
 
 
@@ -127,12 +127,12 @@ def test_any_text_for_the_image_is_itself_in_yaml_or_refused(image: str) -> None
     "image",
     [
         "apiha",
-        "apiha:0.1.0",
+        "apiha:1.2.3",
         "localhost:5000/apiha",
         "[fd00::1]:5000/apiha",
         "registry.example.com/team/apiha__x/a-b--c:v1.0_2",
         "registry.example.com/apiha@sha256:" + "0" * 64,
-        "registry.example.com/apiha:0.1.0@sha256:" + "0" * 64,
+        "registry.example.com/apiha:1.2.3@sha256:" + "0" * 64,
     ],
 )
 def test_image_references_are_taken(image: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import apiha
 from apiha.manifests.render import checked_values, one_stream, render
 
-IMAGE = "registry.example.com/apiha:0.1.0"
+IMAGE = "registry.example.com/apiha:1.2.3"
 HOST = "apiserver.cluster.local"
 
 
