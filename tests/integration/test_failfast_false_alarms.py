@@ -1,0 +1,310 @@
+"""What must not be taken for silence: slow servers and paths, losses, idle and one-sided connections."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from apiha.endpoint import Endpoint
+from tests.support import slow
+from tests.support.failfast import Lab, lose, nft, stop_losing
+from tests.support.netns import Network, requires_root
+from tests.support.tcp import Handler, ask, dial, serve, timed
+
+pytestmark = requires_root
+
+
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[Lab]:
+    """One network for all tests of the module."""
+    with Network() as network, contextlib.closing(Lab(network)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Lab:
+    """The network, all well, with a fresh table."""
+    shared_lab.reset()
+    return shared_lab
+
+
+@contextlib.contextmanager
+def server(lab: Lab, handler: Handler, port: int = 6900) -> Iterator[Endpoint]:
+    """A control plane that behaves as told, the only one in the table."""
+    endpoint = Endpoint(lab.hosts[0].address, port)
+    stop = serve(lab.hosts[0], endpoint.address, port, handler)
+    lab.load([endpoint])
+    try:
+        yield endpoint
+    finally:
+        lab.close()
+        stop()
+
+
+def hello(connection: socket.socket) -> None:
+    """What `Lab.connect` expects at the beginning."""
+    connection.sendall(connection.recv(16))
+
+
+def test_a_client_that_only_listens_is_never_counted(lab: Lab) -> None:
+    """Acknowledgements are not questions: a watch receives events for seconds, and sends none."""
+
+    def watch(connection: socket.socket) -> None:
+        hello(connection)
+        while True:
+            connection.sendall(b"event" * 50)
+            time.sleep(0.1)
+
+    with server(lab, watch) as endpoint:
+        connection = lab.connect(endpoint)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert connection.recv(1 << 16)
+        assert lab.quiet()
+
+
+def test_idle_connections_are_never_counted(lab: Lab) -> None:
+    """Silence is no answer that is missing. The question after it is answered."""
+    connections = [lab.connect(lab.endpoints[0]) for _ in range(20)]
+    time.sleep(3)
+    assert all(ask(connection).error == "" for connection in connections)
+    assert lab.quiet()
+
+
+def test_keepalives_are_answered_and_never_counted(lab: Lab) -> None:
+    """TCP's own probes of a connection that is idle."""
+    connection = lab.connect(lab.endpoints[0])
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    time.sleep(4)
+    lab.hosts[0].link_down()  # nobody can answer them now, and one is not enough to tell
+    time.sleep(2.5)
+    lab.hosts[0].link_up()
+    assert ask(connection).error == ""
+    assert lab.quiet()
+
+
+def test_keepalives_alone_find_the_silence_that_others_found(lab: Lab) -> None:
+    """A connection that only probes is reset by its second unanswered probe, where 15 s × 9 would pass."""
+    target = lab.endpoints[0]
+    connection = lab.connect(target)
+    for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 9)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    lab.hosts[0].link_down()
+    assert dial(lab.worker, target.address, target.port).refused
+    connection.settimeout(10)
+    found = timed(lambda: connection.recv(1))
+    assert found.reset
+    assert found.seconds < 3
+
+
+def test_a_server_that_is_slow_to_answer_is_alive(lab: Lab) -> None:
+    """Its kernel acknowledges."""
+
+    def slow_server(connection: socket.socket) -> None:
+        hello(connection)
+        data = connection.recv(16)
+        time.sleep(4)
+        connection.sendall(data)
+
+    with server(lab, slow_server) as endpoint:
+        outcome = ask(lab.connect(endpoint))
+        assert outcome.error == ""
+        assert outcome.seconds > 3.9
+        assert lab.quiet()
+
+
+def test_a_server_that_accepts_nobody_is_alive(lab: Lab) -> None:
+    """A process that hangs: the kernel accepts the connection and acknowledges the question."""
+    host = lab.hosts[0]
+    listener = host.call(socket.create_server, (host.address, 6950))
+    lab.load([Endpoint(host.address, 6950)])
+    connection = lab.worker.call(socket.create_connection, (host.address, 6950), 5.0)
+    with listener, connection:
+        assert ask(connection, 3.0).error == "TimeoutError"
+        assert lab.quiet()
+
+
+def test_a_server_that_stops_reading_is_alive(lab: Lab) -> None:
+    """A full window: the client may not send, and its probes of the window are answered."""
+    go_on = threading.Event()
+
+    def lazy(connection: socket.socket) -> None:
+        hello(connection)
+        go_on.wait(20)
+        while connection.recv(1 << 20):
+            pass
+
+    with server(lab, lazy) as endpoint:
+        connection = lab.connect(endpoint)
+        sender = threading.Thread(target=connection.sendall, args=(bytes(32 << 20),), daemon=True)
+        sender.start()
+        time.sleep(4)
+        assert sender.is_alive()
+        go_on.set()
+        sender.join(20)
+        assert not sender.is_alive()
+        assert lab.quiet()
+
+
+def test_a_large_upload_over_a_lossy_path_goes_through(lab: Lab) -> None:
+    """Every fiftieth packet is lost in each direction."""
+    received = []
+
+    def sink(connection: socket.socket) -> None:
+        hello(connection)
+        size = 0
+        while data := connection.recv(1 << 20):
+            size += len(data)
+        received.append(size)
+        connection.sendall(b"done")
+
+    with server(lab, sink) as endpoint:
+        connection = lab.connect(endpoint)
+        for hook in ("in", "out"):
+            lose(lab.hosts[0], hook, "numgen random mod 50 == 0", table=f"loss_{hook}")
+        connection.settimeout(60)
+        connection.sendall(bytes(24 << 20))
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(16) == b"done"
+        assert received == [24 << 20]
+        assert lab.quiet()
+
+
+@pytest.mark.parametrize("lost", [0.1, 0.35, 0.7], ids=["once", "twice", "three-times"])
+def test_a_question_that_is_lost_and_repeated_is_answered(lab: Lab, lost: float) -> None:
+    """Data is sent again after 0.2, 0.4 and 0.8 s."""
+    target = lab.endpoints[0]
+    connection = lab.connect(target)
+    time.sleep(0.3)
+    lose(lab.hosts[0], "in", f"tcp dport {target.port}")
+    timer = threading.Timer(lost, stop_losing, args=(lab.hosts[0],))
+    timer.start()
+    assert ask(connection).error == ""
+    timer.join()
+    assert lab.quiet()
+
+
+def test_a_lost_syn_is_no_silence_while_the_control_plane_talks_to_somebody(lab: Lab) -> None:
+    """The machine is alive: the client's second SYN goes through, a second later, as ever."""
+    target = lab.endpoints[0]
+    talking = lab.connect(target)
+    stop = threading.Event()
+
+    def talk() -> None:
+        while not stop.wait(0.2):
+            ask(talking)
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    lose(lab.hosts[0], "in", f"tcp dport {target.port} tcp flags syn")
+    timer = threading.Timer(0.5, stop_losing, args=(lab.hosts[0],))
+    timer.start()
+    outcome = dial(lab.worker, target.address, target.port)
+    stop.set()
+    thread.join()
+    timer.join()
+    assert outcome.error == ""
+    assert outcome.seconds > 0.9
+    assert lab.quiet()
+
+
+def test_a_lost_syn_in_a_quiet_second_costs_nobody_else_anything(lab: Lab) -> None:
+    """One client is refused (and takes its next address); the knock is answered, and all is as before."""
+    target = lab.endpoints[0]
+    idle = lab.connect(target)
+    time.sleep(0.3)
+    lose(lab.hosts[0], "in", f"tcp dport {target.port} tcp flags syn")
+    timer = threading.Timer(0.5, stop_losing, args=(lab.hosts[0],))
+    timer.start()
+    assert dial(lab.worker, target.address, target.port).refused
+    timer.join()
+    time.sleep(0.1)
+    assert lab.breaker(target).silent_for is None
+    assert dial(lab.worker, target.address, target.port).error == ""
+    assert ask(idle).error == ""
+    assert lab.breaker(target).cut == 0
+
+
+def test_one_connection_that_a_firewall_forgot_does_not_cut_the_others(lab: Lab) -> None:
+    """Its packets vanish, as those of flows do that a firewall on the way dropped from its table."""
+    target = lab.endpoints[0]
+    forgotten, *others = (lab.connect(target) for _ in range(3))
+    time.sleep(0.3)
+    lose(lab.hosts[0], "in", f"tcp sport {forgotten.getsockname()[1]}")
+    assert ask(forgotten).reset  # sooner than it would have found out by itself
+    assert [ask(connection).error for connection in others] == ["", ""]
+    assert dial(lab.worker, target.address, target.port).error == ""
+    assert lab.breaker(target).cut == 1
+
+
+def test_half_closed_connections_go_on(lab: Lab) -> None:
+    """The client has said all it has to say; its FIN is acknowledged, and the server talks on."""
+
+    def talker(connection: socket.socket) -> None:
+        hello(connection)
+        while connection.recv(1 << 16):
+            pass
+        for _ in range(6):
+            time.sleep(0.5)
+            connection.sendall(b"late")
+
+    with server(lab, talker) as endpoint:
+        connection = lab.connect(endpoint)
+        connection.sendall(b"last words")
+        connection.shutdown(socket.SHUT_WR)
+        heard = b""
+        while data := connection.recv(1 << 16):
+            heard += data
+        assert heard == b"late" * 6
+        assert lab.quiet()
+
+
+@pytest.mark.skipif(slow.missing() is not None, reason=str(slow.missing()))
+def test_a_round_trip_of_300_ms_is_no_silence(lab: Lab) -> None:
+    """New connections, questions, an upload; and a machine at its end that dies is found all the same."""
+
+    def sink(connection: socket.socket) -> None:
+        hello(connection)
+        size = 0
+        while size < 1 << 20:
+            size += len(connection.recv(1 << 20))
+        connection.sendall(b"done")
+        hello(connection)
+
+    host = lab.hosts[0]
+    with slow.SlowPath(lab.worker, "10.9.0.1", host, "10.9.0.2", 0.15):
+        endpoint = Endpoint("10.9.0.2", 6970)
+        stop = serve(host, endpoint.address, endpoint.port)
+        stop_sink = serve(host, endpoint.address, 6971, sink)
+        lab.load([endpoint, Endpoint("10.9.0.2", 6971)])
+        opened = [dial(lab.worker, endpoint.address, endpoint.port) for _ in range(4)]
+        assert {outcome.error for outcome in opened} == {""}
+        assert opened[-1].seconds >= 0.3
+        connection = lab.connect(endpoint)
+        for _ in range(4):
+            assert ask(connection).error == ""
+            time.sleep(0.7)
+        upload = lab.connect(Endpoint("10.9.0.2", 6971))
+        upload.settimeout(30)
+        upload.sendall(bytes(1 << 20))
+        assert upload.recv(16) == b"done"
+        assert lab.quiet()
+        nft(
+            host,
+            "table inet loss {\nchain in {\ntype filter hook prerouting priority -400;\niif slow0 drop\n}\n}\n",
+        )
+        fresh = dial(lab.worker, endpoint.address, endpoint.port)
+        assert fresh.refused
+        assert fresh.seconds < 1.1
+        assert ask(connection).reset
+        lab.close()
+        stop()
+        stop_sink()
