@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e soak lint lint-style lint-types lint-imports lint-version \
-	format bench dist lock clean
+	format bench bench-failover dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -62,6 +62,9 @@ format: venv ## Put the code into ruff's format
 
 bench: venv ## Measurements side by side; prints tables
 	$(BIN)/python -m tests.bench
+
+bench-failover: venv ## The failover of apiha and its rivals side by side; writes docs/failover.md and .svg (root)
+	$(BIN)/python -m tests.bench.failover --write docs
 
 dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with nothing but python3
 	rm -rf dist

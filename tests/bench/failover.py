@@ -1,35 +1,39 @@
-"""A node whose control plane loses power: how long it is without the API server, by what its hosts file says.
+"""A node whose control plane dies: how long it is without the API server, by scheme, apiha's and its rivals'.
 
-    python -m tests.bench.failover                       some eleven minutes, as root
-    python -m tests.bench.failover --cases vip,health    a part of it
-    python -m tests.bench.failover --runs 5 --limit 3600
+    make bench-failover                                      all of it, some 20 minutes, as root; writes docs/
+    python -m tests.bench.failover --schemes vip,fail-fast   a part of it, prints only
+    python -m tests.bench.failover --faults power --runs 3
 
 Three real kube-apiservers, a controller manager, and a worker with kube-proxy (nftables) and kubemark's hollow
-kubelet: the kubelet's own code, but for containers. The hosts file is written by apiha. The cable of the control
-plane that the kubelet talks to is pulled, at another moment between two renewals of its Lease in each run.
+kubelet: the kubelet's own code, but for containers. The control plane that both the kubelet and kube-proxy talk to
+loses power (its cable is pulled) or its API server is killed, in the middle between two renewals of the Lease. The
+rivals are the real programs, configured as their projects do it (rivals.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.bench.table import table
+from tests.bench import failover_report as report
+from tests.bench.clients import Clients, Fresh, build, read
+from tests.bench.rivals import Balancer, absent
 from tests.support import netns
 from tests.support.kube import HOST, Cluster, HarnessError, assets_directory
 from tests.support.netns import Host
@@ -37,93 +41,104 @@ from tests.support.updater import ROOT, VIP, Api, Updater, manifests, wait_for
 
 HTTP2 = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "5", "HTTP2_PING_TIMEOUT_SECONDS": "3"}
 RENEWAL = 10.0  # s between two renewals of a Lease: a quarter of the 40 s that it lasts (kubelet's defaults)
-GIVE_UP = 90.0  # s after the cut: what has not renewed its Lease by then does not
-CLIENTS_FOR, CLIENTS_EVERY = 20.0, 0.1  # s
+GIVE_UP = 75.0  # s after the fault: what has not come right by then does not
+CLIENTS_FOR = 20.0  # s
+WATCHES = 12
+WATCH_FOR = {
+    "power": 50.0,
+    "kill": 10.0,
+}  # s after the fault: Go's own time limit for a silent connection is 45 s
+QUIET = 8.0  # s in which the connections that reach a control plane are counted, before the fault
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kubemark", "kubectl")
 # kubemark leaves a socket and folders in /tmp: give it one of its own.
 OWN_TMP = 'exec 3<"$0"; mount -t tmpfs tmpfs /tmp; exec /proc/self/fd/3 "$@"'
+COUNTER = """table inet apiha_bench {
+  counter syns { }
+  chain input { type filter hook input priority 0; tcp dport 6443 tcp flags & (syn | ack) == syn counter name syns; }
+}
+"""
 
 
 @dataclass(frozen=True)
-class Case:
-    """A row of the table."""
+class Scheme:
+    """A row of the table: what the node's name points at, and what is switched on."""
 
     text: str
-    runs: int
-    vip: bool = True  # else the name is pinned to a control plane
-    fallbacks: bool = True
+    block: str | None = None  # what apiha writes: one address, the planes, or the VIP first
+    balancer: str | None = None  # or a rival's program
     kubelet_http2: bool = False
-    health_check: bool = False
     proxy_http2: bool = False
-    proxy_loses_too: bool = False  # kube-proxy watches at the control plane that is cut, else at another
-    clients: bool = False
+    fail_fast: bool = False
 
 
-CASES = {
-    "single": Case("one control plane", 1, vip=False, fallbacks=False),
-    "planes": Case("all control planes, the one it talks to first", 1, vip=False),
-    "vip": Case("the VIP, then all control planes", 1),
-    "http2": Case("same, and kubelet with the two HTTP/2 variables", 1, kubelet_http2=True, clients=True),
-    "health": Case(
-        "same, and the updater's health check", 2, kubelet_http2=True, health_check=True, clients=True
+SCHEMES = {
+    "one": Scheme("one address", block="one"),
+    "fallbacks": Scheme("all control planes", block="planes"),
+    "vip": Scheme("VIP, then all control planes", block="vip"),
+    "variables": Scheme("same, both variables everywhere", block="vip", kubelet_http2=True, proxy_http2=True),
+    "fail-fast": Scheme("**fail fast**, no variables", block="vip", fail_fast=True),
+    "fail-fast-proxy": Scheme(
+        "**fail fast**, kube-proxy's variables", block="vip", fail_fast=True, proxy_http2=True
     ),
-    "proxy": Case(
-        "same, but kube-proxy watched the lost one too",
-        1,
-        kubelet_http2=True,
-        health_check=True,
-        proxy_loses_too=True,
-        clients=True,
-    ),
-    "proxy-http2": Case(
-        "same, and kube-proxy with the two variables",
-        1,
-        kubelet_http2=True,
-        health_check=True,
-        proxy_loses_too=True,
-        proxy_http2=True,
-        clients=True,
-    ),
+    "haproxy": Scheme("haproxy on the worker (kubespray)", balancer="haproxy"),
+    "nginx": Scheme("nginx on the worker (kubespray)", balancer="nginx"),
+    "keepalived": Scheme("keepalived + haproxy (kubeadm)", balancer="keepalived"),
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One run; times in seconds."""
-
-    gap: float | None  # between the renewals before and after the cut, as they arrived; None: none arrived
-    not_ready: tuple[float, float] | None  # from when after the cut to when the node was not Ready
-    clients: list[tuple[float, bool]]  # each fresh client's time, and whether it got its answer
+FAULTS = ("power", "kill")
 
 
 @dataclass
-class Result:
-    """What the runs of a case gave."""
+class Outcome:
+    """One run; times in seconds after the fault, None for what did not come within GIVE_UP."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    error: str | None = None  # of the run that failed
+    gap: float | None = None  # between the renewals before and after the fault, as they arrived
+    not_ready: float = 0.0  # for how long the node was not Ready
+    clients: list[Fresh] = field(default_factory=list)  # `start` counted from the fault
+    watch: float | None = None  # until the last of the watches on the lost control plane ended
+    watches: int = 0  # how many watches were on it
+    rules: float | None = None  # until kube-proxy's rules were without it
+    processes: int = 0  # of the scheme, on the worker
+    resident: int = 0  # bytes
+    checks: float = 0.0  # connections per second that one control plane gets in quiet times
+    error: str | None = None
 
 
 class Node:
     """A worker with kubelet and kube-proxy; `close` ends both."""
 
-    def __init__(self, cluster: Cluster, case: Case, name: str) -> None:
+    def __init__(
+        self, cluster: Cluster, scheme: Scheme, name: str, balancer: Balancer | None, host: Host
+    ) -> None:
         self.cluster = cluster
-        self.case = case
+        self.scheme = scheme
         self.name = name
-        self.host = cluster.add_worker(name)
-        self.etc = self.host.private_etc()
-        (self.etc / "hosts").write_text("127.0.0.1\tlocalhost\n")
+        self.host = host
+        self.balancer = balancer
+        self.etc = host.private_etc()
+        self.fallback = "127.0.0.1\tlocalhost\n"
+        (self.etc / "hosts").write_text(self.fallback)
         for folder in ("kubernetes", "apiha"):
             (self.etc / folder).mkdir(exist_ok=True)
-        kubelet = cluster.kubeconfig(f"system:node:{name}", server=cluster.url)
+        port = 6443
+        if balancer is not None:
+            address, port = balancer.name_points_at
+            (self.etc / "hosts").write_text(f"{self.fallback}{address}\t{HOST}\n")
+        self.url = f"https://{HOST}:{port}"
+        kubelet = cluster.kubeconfig(f"system:node:{name}", server=self.url)
         (self.etc / "kubernetes/kubelet.conf").write_bytes(kubelet.read_bytes())
-        config = {"control_plane": cluster.addresses, "host": HOST, "fallbacks": case.fallbacks}
-        (self.etc / "apiha/config.yaml").write_text(json.dumps(config | ({"vip": VIP} if case.vip else {})))
-        self.apiha("pin-host")
-        self.proxy = self._start_proxy((self.etc / "hosts").read_text())
-        if case.vip:
+        config: dict[str, Any] = {"control_plane": cluster.addresses, "host": HOST}
+        config["fallbacks"] = scheme.block != "one"
+        config |= {"vip": VIP} if scheme.block == "vip" else {}
+        (self.etc / "apiha/config.yaml").write_text(json.dumps(config))
+        if scheme.block is not None:
+            self.apiha("pin-host")
+        # As in a host-network Pod: with a hosts file that never changes.
+        self.copy = (self.etc / "hosts").read_text()
+        self.proxy = self.start_proxy(self.copy)
+        if scheme.block == "vip":
             self.apiha("wait-vip", "--timeout", "60s")
+        if scheme.fail_fast:
+            self.apiha("fail-fast", "on")
         self.kubelet = self._start_kubelet()
 
     def apiha(self, *arguments: str) -> None:
@@ -140,49 +155,71 @@ class Node:
             *("--morph=kubelet", f"--name={self.name}", "--kubeconfig=/etc/kubernetes/kubelet.conf"),
             *("--use-host-image-service=false", "--kubelet-read-only-port=0"),
         ]
-        environ = os.environ | (HTTP2 if self.case.kubelet_http2 else {})
+        environ = os.environ | (HTTP2 if self.scheme.kubelet_http2 else {})
         with (self.cluster.directory / f"{self.name}-kubelet.log").open("wb") as log:
             return self.host.popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environ)
 
-    def _start_proxy(self, hosts: str) -> subprocess.Popen[Any]:
-        """As in a host-network Pod: with a hosts file that never changes."""
-        with environment(HTTP2 if self.case.proxy_http2 else {}):
-            return self.cluster.start_kube_proxy(self.host, hosts)
+    def start_proxy(self, hosts: str) -> subprocess.Popen[Any]:
+        """kube-proxy with this hosts file."""
+        with environment(HTTP2 if self.scheme.proxy_http2 else {}):
+            return self.cluster.start_kube_proxy(self.host, hosts, server=self.url)
 
     def close(self) -> None:
         """End both, and forget the Node."""
         for process in (self.kubelet, self.proxy):
             process.kill()
             process.wait()
+        if self.scheme.fail_fast:
+            self.apiha("fail-fast", "off")
         self.cluster.api("DELETE", f"/api/v1/nodes/{self.name}")
 
     def connected(self, process: subprocess.Popen[Any]) -> int:
-        """The control plane that a process has its connection with, behind the VIP if need be."""
+        """The control plane that a process has its connection with, behind a VIP or a balancer if need be."""
         sockets = self.host.run(["ss", "-tnpH", "state", "established"]).stdout
-        tracked = self.host.run(["cat", "/proc/net/nf_conntrack"])
-        if tracked.returncode != 0:
-            raise RuntimeError("no /proc/net/nf_conntrack: needs a kernel with CONFIG_NF_CONNTRACK_PROCFS")
-        peers = peers_of(process.pid, sockets, tracked.stdout)
+        if self.balancer is not None:
+            ports = {port for port, _ in connections_of(process.pid, sockets)}
+            found = {self.balancer.backend_of(port) for port in ports} - {None}
+            peers = {str(address) for address in found}
+        else:
+            tracked = self.host.run(["cat", "/proc/net/nf_conntrack"])
+            if tracked.returncode != 0:
+                raise RuntimeError(
+                    "no /proc/net/nf_conntrack: needs a kernel with CONFIG_NF_CONNTRACK_PROCFS"
+                )
+            peers = peers_of(process.pid, sockets, tracked.stdout)
         if len(peers) != 1:
             raise RuntimeError(f"pid {process.pid} is connected to {sorted(peers) or 'nobody'}")
         return self.cluster.addresses.index(peers.pop())
 
     def place_proxy(self, lost: int) -> None:
-        """Have kube-proxy watch at control plane `lost`, or at another, as the case has it."""
-        if (self.connected(self.proxy) == lost) == self.case.proxy_loses_too:
-            return
-        order = self.cluster.addresses[lost:] + self.cluster.addresses[:lost]
-        if not self.case.proxy_loses_too:
-            order = order[1:] + order[:1]
-        self.proxy.kill()
-        self.proxy.wait()
-        self.proxy = self._start_proxy(self.cluster.hosts(*order))
+        """Have kube-proxy watch at the control plane that will be lost, as after a boot."""
+        with contextlib.ExitStack() as ballast:
+            for attempt in range(15):
+                if self.connected(self.proxy) == lost:
+                    return
+                self.proxy.kill()
+                self.proxy.wait()
+                copy = self.copy
+                if self.balancer is None and self.scheme.block != "one":
+                    order = self.cluster.addresses[lost:] + self.cluster.addresses[:lost]
+                    copy = self.fallback + "".join(f"{address}\t{HOST}\n" for address in order)
+                elif self.balancer is not None and attempt == 0:
+                    ballast.enter_context(self._ballast(self.balancer, self.cluster.addresses[lost]))
+                self.proxy = self.start_proxy(copy)
+        raise RuntimeError("kube-proxy cannot be brought to watch at the control plane that will be lost")
 
-    def start_clients(self) -> subprocess.Popen[str]:
-        """Fresh Go clients by name: kubectl, one every 100 ms for 20 s."""
-        command = [sys.executable, "-m", "tests.bench.failover", "--fresh-clients"]
-        process: subprocess.Popen[str] = self.host.popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        return process
+    @contextlib.contextmanager
+    def _ballast(self, balancer: Balancer, lost: str) -> Iterator[None]:
+        """Idle connections to the other control planes: a balancer that counts them takes the lost one next."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(6 * len(self.cluster.addresses)):
+                opened = self.host.call(socket.create_connection, balancer.name_points_at)
+                time.sleep(0.1)  # until the balancer has connected it
+                if balancer.backend_of(opened.getsockname()[1]) == lost:
+                    opened.close()
+                else:
+                    stack.enter_context(opened)
+            yield
 
 
 @contextlib.contextmanager
@@ -197,6 +234,14 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def connections_of(pid: int, sockets: str) -> Iterator[tuple[int, str]]:
+    """The (local port, peer's address) of a process' TCP connections, by `ss -tnpH state established`."""
+    for line in sockets.splitlines():
+        if f"pid={pid}," in line:
+            local, remote = line.split()[2:4]
+            yield int(local.rsplit(":", 1)[1]), remote.rsplit(":", 1)[0]
+
+
 def peers_of(pid: int, sockets: str, tracked: str) -> set[str]:
     """The addresses that a process has TCP connections with, by `ss -tnpH state established`.
 
@@ -209,16 +254,10 @@ def peers_of(pid: int, sockets: str, tracked: str) -> set[str]:
             r"tcp .*?src=\S+ dst=(\S+) sport=(\d+) dport=\d+ .*?src=(\S+) dst=", tracked
         )
     }
-    peers = set()
-    for line in sockets.splitlines():
-        if f"pid={pid}," in line:
-            local, remote = line.split()[2:4]
-            address = remote.rsplit(":", 1)[0]
-            peers.add(answers.get((address, local.rsplit(":", 1)[1]), address))
-    return peers
+    return {answers.get((address, str(port)), address) for port, address in connections_of(pid, sockets)}
 
 
-# --------------------------------------------------------------------------------------------------------- one run
+# -------------------------------------------------------------------------------------------------------- one run
 
 
 class Watcher:
@@ -241,184 +280,257 @@ class Watcher:
         return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def run_once(node: Node, share: float) -> Outcome:
-    """Cut, look, mend; `share` (0 to 1) is the moment between two renewals at which the cable is pulled."""
+class Rules(threading.Thread):
+    """Looks at kube-proxy's rules until they are without the lost control plane."""
+
+    def __init__(self, node: Node, address: str) -> None:
+        super().__init__(daemon=True)
+        self._node = node
+        # chain service-HASH-kube-system/apiserver/tcp/https { ... map { 0 : 10.0.0.11 . 6443, ... } }
+        service = "apiserver" if node.scheme.block == "vip" else "kubernetes"
+        self._chain = re.compile(rf"chain service-\w+-[\w-]+/{service}/tcp/\w* \{{[^}}]*\{{([^}}]*)\}}")
+        self._address = address
+        self.stop = threading.Event()
+        self.gone: float | None = None  # when, in seconds since the epoch
+
+    def run(self) -> None:
+        """Look every 250 ms."""
+        while not self.stop.wait(0.25):
+            text = self._node.host.run(["nft", "list", "table", "ip", "kube-proxy"]).stdout
+            found = self._chain.search(text)
+            if found is not None and f"{self._address} ." not in found[1]:
+                self.gone = time.time()
+                return
+
+
+def run_once(node: Node, fault: str, program: Path | None) -> Outcome:
+    """Count, break, look, put right."""
     cluster = node.cluster
     settle(cluster)
-    lost = node.connected(node.kubelet)
-    node.place_proxy(lost)
+    if node.scheme.block == "vip":
+        cluster.wait_endpoints(cluster.addresses, "apiserver", "kube-system")
+    floating = node.balancer if node.balancer is not None and node.balancer.kind == "keepalived" else None
+    lost = floating.holder() if floating is not None else node.connected(node.kubelet)
+    if floating is None:
+        node.place_proxy(lost)
+    outcome = Outcome()
+    outcome.checks = count_checks(cluster, (lost + 1) % len(cluster.addresses))
+    if node.balancer is not None:
+        outcome.processes, outcome.resident = node.balancer.on_worker()
     watcher = Watcher(cluster, node.name, (lost + 1) % len(cluster.addresses))
-    clients: subprocess.Popen[str] | None = None
+    credentials = cluster.client(f"system:node:{node.name}")
+    admin = cluster.client()
+    clients = Clients(node.host, program, node.url, [cluster.ca_file, credentials.cert, credentials.key])
+    holders = Clients(node.host, program, node.url, [cluster.ca_file, admin.cert, admin.key])
+    rules = Rules(node, cluster.addresses[lost])
+    running: list[subprocess.Popen[str]] = []
     try:
+        watches = holders.start_watches(RENEWAL * 2 + GIVE_UP, WATCHES)
+        running += [watches] if watches is not None else []
         before = watcher.renewed()
         wait_for("a renewal", lambda: watcher.renewed() > before, 2 * RENEWAL)
         before = watcher.renewed()
-        time.sleep(max(0.0, before + share * RENEWAL - time.time()))
-        if node.connected(node.kubelet) != lost:
-            raise RuntimeError("the kubelet changed its control plane by itself")
-        cluster.cut(lost)
+        time.sleep(max(0.0, before + RENEWAL / 2 - time.time()))
+        cluster.cut(lost) if fault == "power" else cluster.kill_apiserver(lost)
         began = time.time()
-        if node.case.clients:
-            clients = node.start_clients()
-        gap, not_ready = look(watcher, before, began)
-        answers = json.loads(clients.communicate(timeout=120)[0]) if clients is not None else []
-        return Outcome(gap, not_ready, [(seconds, answered) for seconds, answered in answers])
+        fresh = clients.start_fresh(CLIENTS_FOR)
+        running.append(fresh)
+        rules.start()
+        outcome.gap, outcome.not_ready = look(watcher, before, began)
+        outcome.clients = [Fresh(start - began, seconds, ok) for start, seconds, ok in read(fresh, 120.0)]
+        rules.join(max(0.0, began + GIVE_UP - time.time()))
+        outcome.rules = rules.gone - began if rules.gone is not None else None
+        if watches is not None:
+            time.sleep(max(0.0, began + WATCH_FOR[fault] - time.time()))
+            watches.terminate()
+            outcome.watches, outcome.watch = judge_watches(read(watches, 2 * GIVE_UP), began)
+        return outcome
     finally:
-        if clients is not None:
-            clients.kill()
-            clients.wait()
+        rules.stop.set()
+        for process in running:
+            process.kill()
+            process.wait()
         watcher.api.close()
-        cluster.mend(lost)
+        if fault == "power":
+            cluster.mend(lost)
+        else:
+            cluster.start_apiserver(lost)
+
+
+def judge_watches(found: list[list[float]], began: float) -> tuple[int, float | None]:
+    """How many of the watches were on the lost control plane, and when the last of these ended, after the fault.
+
+    One that is on it has ended after the fault, or has had no answer on its connection since.
+    """
+    seen = max((last for last, _ in found), default=0.0)  # the last answer that anybody had
+    ends = [end for _, end in found if end > began]
+    hung = [last for last, end in found if not end and 0 < last < seen - 5.0]
+    if hung or not ends:
+        return len(ends) + len(hung), None
+    return len(ends), max(ends) - began
+
+
+def count_checks(cluster: Cluster, plane: int) -> float:
+    """Connections per second that reach a control plane while nothing happens."""
+    host = cluster._host(plane)
+    host.run(["nft", "-f", "-"], input=COUNTER, check=True)
+    try:
+        time.sleep(QUIET)
+        text = host.run(["nft", "list", "counter", "inet", "apiha_bench", "syns"], check=True).stdout
+    finally:
+        host.run(["nft", "delete", "table", "inet", "apiha_bench"])
+    return int(re.findall(r"packets (\d+)", text)[0]) / QUIET
 
 
 def settle(cluster: Cluster) -> None:
-    """Wait until every control plane is ready and in both Services."""
-    for i in range(len(cluster.addresses)):
-        cluster.wait_ready(i)
-    cluster.wait_endpoints(cluster.addresses)
-    cluster.wait_endpoints(cluster.addresses, "apiserver", "kube-system")
+    """Wait until every control plane is ready and in the Service `kubernetes`, also after one was away."""
+
+    def settled() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            for i in range(len(cluster.addresses)):
+                cluster.wait_ready(i)
+            cluster.wait_endpoints(cluster.addresses)
+            return True
+        return False
+
+    wait_for("every control plane is ready", settled, 60.0)
 
 
-def look(watcher: Watcher, before: float, began: float) -> tuple[float | None, tuple[float, float] | None]:
+def look(watcher: Watcher, before: float, began: float) -> tuple[float | None, float]:
     """Until the Lease is renewed and the node is Ready, or it is time to give up; see Outcome."""
     gap: float | None = None
     since: float | None = None
-    until = 0.0
+    not_ready = 0.0
     while (now := time.time() - began) < GIVE_UP:
         renewed = watcher.renewed()
         if gap is None and renewed > began:
             gap = time.time() - before  # as it arrived: it carries the time at which its request was made
         elif gap is None:
-            before = renewed  # one more got through in the moment of the cut
+            before = renewed  # one more got through in the moment of the fault
         ready = watcher.ready()
         if not ready:
-            since, until = now if since is None else since, now
+            since = now if since is None else since
+            not_ready = now - since
         if gap is not None and ready:
             break
         time.sleep(0.1)
-    return gap, None if since is None else (since, until)
-
-
-async def fresh_clients() -> list[tuple[float, bool]]:
-    """Start kubectl at a steady pace, however long each takes; returns each one's seconds and success."""
-    command = [
-        *(str(assets_directory() / "kubectl"), "--kubeconfig", "/etc/kubernetes/kubelet.conf"),
-        *("get", "--raw", "/readyz"),
-    ]
-
-    async def one(delay: float) -> tuple[float, bool]:
-        await asyncio.sleep(delay)
-        start = time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-        output, _ = await process.communicate()
-        return round(time.monotonic() - start, 3), output == b"ok"
-
-    return await asyncio.gather(*(one(i * CLIENTS_EVERY) for i in range(int(CLIENTS_FOR / CLIENTS_EVERY))))
+    return gap, not_ready
 
 
 # ------------------------------------------------------------------------------------------------------ everything
 
 
-def measure(cluster: Cluster, cases: dict[str, Case], limit: float) -> dict[str, Result]:
-    """Every case in turn on a node of its own; no run is begun when `limit` seconds have gone by."""
+def measure(
+    cluster: Cluster, names: list[str], faults: list[str], runs: int, limit: float
+) -> dict[tuple[str, str], list[Outcome]]:
+    """Every scheme in turn on a node of its own; no run is begun when `limit` seconds have gone by."""
     assert cluster.network is not None
     place = cluster.network.add_host("updater", "10.0.0.31")
     applied = cluster.kubectl("apply", "-f", "-", stdin=manifests())
     if applied.returncode != 0:
         raise RuntimeError(applied.stderr)
+    program = build(cluster.directory)
+    if program is None:
+        print("no Go toolchain: fresh clients are kubectl, and no watches are held", file=sys.stderr)
     deadline = time.monotonic() + limit
-    results = {name: Result() for name in cases}
-    for number, (name, case) in enumerate(cases.items()):
-        if time.monotonic() > deadline:
-            break
+    results: dict[tuple[str, str], list[Outcome]] = {(name, fault): [] for name in names for fault in faults}
+    for number, name in enumerate(names):
         try:
-            for outcome in runs_of(cluster, place, case, f"worker-{number}", deadline):
-                results[name].outcomes.append(outcome)
-                lease = "not renewed" if outcome.gap is None else f"renewed after {outcome.gap:.1f} s"
-                print(f"{name}: {lease}", file=sys.stderr, flush=True)
-        except (AssertionError, RuntimeError, HarnessError, httpx.TransportError) as error:
-            results[name].error = f"failed: {' '.join(str(error).split())[:200]}"
-            print(f"{name}: {results[name].error}", file=sys.stderr, flush=True)
+            with updater_of(cluster, place, name), node_of(cluster, name, f"worker-{number}") as node:
+                for fault in faults * runs:
+                    if time.monotonic() > deadline:
+                        continue
+                    outcome = run_once(node, fault, program)
+                    results[name, fault].append(outcome)
+                    print(f"{name}, {fault}: {report.summary(outcome)}", file=sys.stderr, flush=True)
+        except (
+            AssertionError,
+            RuntimeError,
+            ValueError,
+            HarnessError,
+            OSError,
+            httpx.TransportError,
+        ) as error:
+            words = " ".join(str(error).split())[:300]
+            print(f"{name}: failed: {words}", file=sys.stderr, flush=True)
+            for fault in faults:
+                results[name, fault] = results[name, fault] or [Outcome(error=words)]
     return results
 
 
-def runs_of(cluster: Cluster, place: Host, case: Case, name: str, deadline: float) -> Iterator[Outcome]:
-    """The runs of a case on a new node, with an updater at `place`."""
-    flags = [] if case.health_check else ["--no-health-check"]
-    with Updater(cluster, "kube-system", "--vip", VIP, *flags, host=place) as updater:
-        settle(cluster)
-        node = Node(cluster, case, name)
-        try:
-            watcher = Watcher(cluster, node.name, 0)
-            wait_for("the node is Ready", watcher.ready, 90.0)
-            watcher.api.close()
-            for run in range(case.runs):
-                if time.monotonic() < deadline:
-                    yield run_once(node, (run + 0.5) / case.runs)
-        finally:
+@contextlib.contextmanager
+def updater_of(cluster: Cluster, place: Host, name: str) -> Iterator[None]:
+    """The updater while the scheme needs it: rivals do not, and its probes must not count as theirs."""
+    if SCHEMES[name].block != "vip":
+        yield
+        return
+    with Updater(cluster, "kube-system", "--vip", VIP, host=place) as updater:
+        cluster.wait_endpoints(cluster.addresses, "apiserver", "kube-system")
+        yield
+        updater.terminate()
+
+
+@contextlib.contextmanager
+def node_of(cluster: Cluster, name: str, worker: str) -> Iterator[Node]:
+    """A node of the scheme, Ready."""
+    scheme = SCHEMES[name]
+    settle(cluster)
+    host = cluster.add_worker(worker)
+    balancer = None
+    node = None
+    try:
+        if scheme.balancer is not None:
+            planes = [cluster._host(i) for i in range(len(cluster.addresses))]
+            balancer = Balancer(
+                scheme.balancer, host, planes, cluster.directory / f"{worker}-balancer", cluster.port
+            )
+            wait_for("the balancer takes connections", balancer.answers, 30.0)
+            time.sleep(3.0)  # keepalived settles who is the master
+        node = Node(cluster, scheme, worker, balancer, host)
+        watcher = Watcher(cluster, worker, 0)
+        wait_for("the node is Ready", watcher.ready, 90.0)
+        watcher.api.close()
+        yield node
+    finally:
+        if node is not None:
             node.close()
-            updater.terminate()
-
-
-def cells(result: Result) -> list[str]:
-    """A row's columns after the first."""
-    outcomes = result.outcomes
-    if not outcomes:
-        return [result.error or "not measured: the time was up", "", "", ""]
-    gaps = [outcome.gap for outcome in outcomes if outcome.gap is not None]
-    gap = span(gaps) if len(gaps) == len(outcomes) else f"**none** in {GIVE_UP:.0f} s"
-    lapses = [outcome.not_ready for outcome in outcomes if outcome.not_ready is not None]
-    lasting = [since for since, until in lapses if until > GIVE_UP - 1]
-    if lasting:
-        not_ready = f"from {span(lasting)} on"
-    else:
-        not_ready = f"{span([until - since for since, until in lapses])}" if lapses else "never"
-    clients = [client for outcome in outcomes for client in outcome.clients]
-    slow = sum(seconds > 1 for seconds, _ in clients)
-    failed = sum(not answered for _, answered in clients)
-    return [
-        gap,
-        f"{not_ready} ({len(lapses)} of {len(outcomes)} runs)" if lapses else "never",
-        f"{slow} of {len(clients)}" + (f", {failed} failed" if failed else "") if clients else "",
-        f"{max(seconds for seconds, _ in clients):.1f} s" if clients else "",
-    ]
-
-
-def span(seconds: Sequence[float]) -> str:
-    """The least and the most."""
-    low, high = f"{min(seconds):.1f}", f"{max(seconds):.1f}"
-    return f"{low} s" if low == high else f"{low}–{high} s"
+        if balancer is not None:
+            balancer.close()
 
 
 def main() -> int:
-    """Measure, and print the table."""
+    """Measure, and print or write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", default=",".join(CASES), help="of " + ", ".join(CASES))
-    parser.add_argument("--runs", type=int, help="of each case (default: 1, of the last step 2)")
-    parser.add_argument("--limit", type=float, default=600.0, help="begin no run after so many seconds")
-    parser.add_argument("--fresh-clients", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--schemes", default=",".join(SCHEMES), help="of " + ", ".join(SCHEMES))
+    parser.add_argument("--faults", default=",".join(FAULTS), help="of " + ", ".join(FAULTS))
+    parser.add_argument("--runs", type=int, default=1, help="of each scheme and fault")
+    parser.add_argument("--limit", type=float, default=3000.0, help="begin no run after so many seconds")
+    parser.add_argument(
+        "--write", type=Path, help="write the table (failover.md) and the timeline (failover.svg) there"
+    )
     options = parser.parse_args()
-    if options.fresh_clients:  # this module's own child, on the worker
-        print(json.dumps(asyncio.run(fresh_clients())))
-        return 0
-    names = options.cases.split(",")
-    unknown = [name for name in names if name not in CASES]
+    names, faults = options.schemes.split(","), options.faults.split(",")
+    unknown = [name for name in names if name not in SCHEMES] + [
+        fault for fault in faults if fault not in FAULTS
+    ]
     if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}")
-    absent = [name for name in BINARIES if not os.access(assets_directory() / name, os.X_OK)]
+        parser.error(f"no such scheme or fault: {', '.join(unknown)}")
+    missing = [name for name in BINARIES if not os.access(assets_directory() / name, os.X_OK)]
     reason = (
-        f"no {', '.join(absent)} in {assets_directory()} ($KUBEBUILDER_ASSETS)" if absent else netns.missing()
+        f"no {', '.join(missing)} in {assets_directory()} ($KUBEBUILDER_ASSETS)"
+        if missing
+        else netns.missing()
     )
     if reason is not None:
         print(f"not measured: {reason}", file=sys.stderr)
         return 0
-    cases = {name: CASES[name] for name in names}
-    if options.runs:
-        cases = {name: replace(case, runs=options.runs) for name, case in cases.items()}
+    for name in list(names):
+        programs = absent(SCHEMES[name].balancer or "")
+        if programs:
+            print(f"{name} is left out: {', '.join(programs)} not installed", file=sys.stderr)
+            names.remove(name)
     # The controller manager must not be blind for 45 s itself: in a real cluster it changes its leader then.
     with tempfile.TemporaryDirectory(prefix="apiha-failover-") as folder, contextlib.ExitStack() as stack:
         with environment(HTTP2):
@@ -426,16 +538,17 @@ def main() -> int:
             directory.mkdir()
             cluster = stack.enter_context(Cluster(3, controller_manager=True, directory=directory))
         cluster.wait_endpoints(cluster.addresses)
-        results = measure(cluster, cases, options.limit)
-    heads = ["the node's hosts file", "between two renewals", "NotReady", "fresh clients over 1 s", "slowest"]
-    print(table(heads, [[case.text, *cells(results[name])] for name, case in cases.items()]))
-    print(
-        f"\nLeases are renewed every {RENEWAL:.0f} s. Two variables: {' '.join(f'{k}={v}' for k, v in HTTP2.items())}. "
-        f"Fresh clients: kubectl by name, one every {CLIENTS_EVERY * 1000:.0f} ms for {CLIENTS_FOR:.0f} s from the cut."
-        " All hosts are on one Ethernet segment: an address that has long been silent fails after 3 s there (ARP), "
-        "and beyond a router only when the dialer's share for it is used up."
-    )
-    return int(any(result.error for result in results.values()))
+        results = measure(cluster, names, faults, options.runs, options.limit)
+    texts = {name: SCHEMES[name].text for name in names}
+    page = report.page(texts, faults, results)
+    print(page)
+    if options.write is not None:
+        (options.write / "failover.md").write_text(page)
+        (options.write / "failover.svg").write_text(report.timeline(texts, faults, results))
+    broken = report.broken_promises(results)
+    for line in broken:
+        print(f"not as promised: {line}", file=sys.stderr)
+    return int(bool(broken) or any(outcome.error for outcomes in results.values() for outcome in outcomes))
 
 
 if __name__ == "__main__":

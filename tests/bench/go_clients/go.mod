@@ -1,0 +1,3 @@
+module apiha.test/clients
+
+go 1.24

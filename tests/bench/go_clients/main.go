@@ -1,0 +1,208 @@
+// Go clients as Kubernetes' own are: client-go's dialer and HTTP/2 settings, and nothing that starts a process for each.
+//
+//	clients fresh URL CA CERT KEY SECONDS   a new client every 100 ms; prints [[start, seconds, ok], ...]
+//	clients watch URL CA CERT KEY SECONDS N N clients, each with a watch and a request every 200 ms on one connection;
+//	                                        prints [[last answer, end of the watch or 0], ...]
+//
+// Times are seconds since the epoch (start, last answer, end) or durations in seconds.
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	every      = 100 * time.Millisecond // between two fresh clients
+	beat       = 200 * time.Millisecond // between two requests beside a watch
+	patience   = 60 * time.Second       // no fresh client waits for longer
+	dialer     = 30 * time.Second       // client-go: transport.tlsTransportCache, DialContext
+	handshake  = 10 * time.Second       // client-go: TLSHandshakeTimeout
+	readIdle   = 30 * time.Second       // apimachinery: HTTP2_READ_IDLE_TIMEOUT_SECONDS
+	pingAnswer = 15 * time.Second       // apimachinery: HTTP2_PING_TIMEOUT_SECONDS
+)
+
+func main() {
+	if len(os.Args) < 7 {
+		fail(fmt.Errorf("usage: clients fresh|watch URL CA CERT KEY SECONDS [N]"))
+	}
+	config, err := tlsConfig(os.Args[3], os.Args[4], os.Args[5])
+	if err != nil {
+		fail(err)
+	}
+	seconds, err := strconv.ParseFloat(os.Args[6], 64)
+	if err != nil {
+		fail(err)
+	}
+	length := time.Duration(seconds * float64(time.Second))
+	url := strings.TrimRight(os.Args[2], "/")
+	var result any
+	if os.Args[1] == "watch" {
+		count, err := strconv.Atoi(os.Args[7])
+		if err != nil {
+			fail(err)
+		}
+		result = watches(url, config, length, count)
+	} else {
+		result = fresh(url, config, length)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "clients:", err)
+	os.Exit(1)
+}
+
+func tlsConfig(ca, cert, key string) (*tls.Config, error) {
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate", ca)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}, nil
+}
+
+// transport is a new client, which shares no connection with another.
+func transport(config *tls.Config) *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialer, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: handshake,
+		ForceAttemptHTTP2:   true,
+		TLSClientConfig:     config.Clone(),
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: readIdle, PingTimeout: pingAnswer},
+	}
+}
+
+func get(ctx context.Context, client *http.Transport, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && (response.StatusCode != http.StatusOK || string(body) != "ok") {
+		err = fmt.Errorf("HTTP %d", response.StatusCode)
+	}
+	return err
+}
+
+func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
+
+func fresh(url string, config *tls.Config, length time.Duration) [][]any {
+	var lock sync.Mutex
+	var group sync.WaitGroup
+	found := [][]any{}
+	for begin := time.Now(); time.Since(begin) < length; time.Sleep(every) {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			client := transport(config)
+			defer client.CloseIdleConnections()
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			start := time.Now()
+			err := get(ctx, client, url+"/readyz")
+			lock.Lock()
+			defer lock.Unlock()
+			found = append(found, []any{epoch(start), time.Since(start).Seconds(), err == nil})
+		}()
+	}
+	group.Wait()
+	return found
+}
+
+// watches holds each client's connection until its watch ends, the time is up or SIGTERM.
+func watches(url string, config *tls.Config, length time.Duration, count int) [][]float64 {
+	found := make([][]float64, count)
+	var group sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), length)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM) // whoever has seen enough
+	defer stop()
+	for i := range count {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			found[i] = watchOnce(ctx, url, config)
+		}()
+	}
+	group.Wait()
+	return found
+}
+
+func watchOnce(ctx context.Context, url string, config *tls.Config) []float64 {
+	client := transport(config)
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		url+"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?watch=true&timeoutSeconds=600", nil)
+	if err != nil {
+		return []float64{0, 0}
+	}
+	response, err := client.RoundTrip(request)
+	if err != nil || response.StatusCode != http.StatusOK {
+		return []float64{0, 0}
+	}
+	defer response.Body.Close()
+	ended := make(chan time.Time, 1)
+	go func() {
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+		}
+		ended <- time.Now()
+	}()
+	var lock sync.Mutex
+	last := time.Now()
+	result := func(end float64) []float64 {
+		lock.Lock()
+		defer lock.Unlock()
+		return []float64{epoch(last), end}
+	}
+	for {
+		select {
+		case at := <-ended:
+			if ctx.Err() != nil {
+				return result(0)
+			}
+			return result(epoch(at))
+		case <-ctx.Done():
+			return result(0)
+		case <-time.After(beat):
+			go func() {
+				if get(ctx, client, url+"/readyz") == nil {
+					lock.Lock()
+					last = time.Now()
+					lock.Unlock()
+				}
+			}()
+		}
+	}
+}
