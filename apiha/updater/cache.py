@@ -178,6 +178,7 @@ class Follower:
         while not stop.is_set():
             began = self._clock.monotonic()
             restart: Restart = "closed"
+            asked_to_wait = 0.0
             try:
                 if resource_version is None or began >= until or failures >= _TRUSTED:
                     verb = "list"
@@ -199,6 +200,7 @@ class Follower:
                     continue  # its time was up, as asked for
             except ApiError as error:
                 restart = "expired" if error.status == GONE else "failed"
+                asked_to_wait = error.pause(0.0)
                 if restart == "expired":
                     resource_version = None
                 else:
@@ -207,7 +209,7 @@ class Follower:
             self._on_restart(restart)
             failures = 0 if self._clock.monotonic() - began > _LIVED else failures + 1
             # The first try after a loss comes soon, but not from every watcher in the same instant.
-            stop.wait(backoff(failures, self._rng, base=0.05, cap=5.0))
+            stop.wait(max(asked_to_wait, backoff(failures, self._rng, base=0.05, cap=5.0)))
 
     def _opened(self) -> None:
         self.connected = True

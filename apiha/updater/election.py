@@ -91,6 +91,7 @@ class Lock:
         """
         self.identity = identity
         self.why_lost = _LATE  # why the last term ended, for the log
+        self.asked_to_wait = 0.0  # s: what the API server asked for when the last attempt failed
         self._api = api
         self._lease_duration = lease_duration
         self._renew_deadline = renew_deadline
@@ -166,6 +167,7 @@ class Lock:
     def attempt(self) -> bool:
         """Renew the Lease, or take it if it may be taken; whether it is ours now."""
         losses = self._losses
+        self.asked_to_wait = 0.0
         lease = self._lease if self._term is not None else None
         for _ in range(2):  # again if it changed meanwhile, by a label for example
             try:
@@ -179,6 +181,7 @@ class Lock:
                 return self._took(answer, sent, losses)
             except ApiError as error:
                 if error.status not in (404, 409):
+                    self.asked_to_wait = error.pause(0.0)
                     return False
                 lease = None
         return False
@@ -341,7 +344,7 @@ class Election:
             if not self._lock.follows(1.5 * self._retry_period) and self._lock.attempt():
                 return True
             pause = self._retry_period * self._rng.uniform(0.5, 1.0)
-            self._pause(min(pause, self._lock.expires_in or pause))
+            self._pause(max(min(pause, self._lock.expires_in or pause), self._lock.asked_to_wait))
         return False
 
     def _lead(self) -> None:
@@ -355,6 +358,8 @@ class Election:
             pause = self._retry_period
             if failures:
                 pause = backoff(failures, self._rng, base=0.25, cap=self._retry_period)
+            # What the API server asks for is granted, but the Lease is not lost over it without another try.
+            pause = max(pause, min(self._lock.asked_to_wait, left / 2))
             self._rest(min(pause, left))
             if not self._stop.is_set() and self._lock.term is not None:
                 failures = 0 if self._lock.attempt() else failures + 1

@@ -1,4 +1,7 @@
-"""Is each control plane alive? Asked once for the whole cluster, by the leader, with the node's own probe.
+"""Is each control plane alive? Asked for the whole cluster, with the node's own probe.
+
+Both replicas ask, and the leader's verdict counts. A standby that asks as well knows, at the moment it takes over, of a
+control plane that died together with the leader.
 
 Reads: the answers of the control planes. Writes: nothing.
 
@@ -70,22 +73,24 @@ class HealthBook:
         self._needed = failures
         self._records: dict[Endpoint, _Record] = {}
 
-    def restart(self, endpoints: Iterable[Endpoint], off: Iterable[Endpoint]) -> None:
-        """Forget everything; begin with these endpoints, of which some are off until they answer.
-
-        A new leader begins where the last one left off: a dead control plane must not be on again for as long
-        as it takes to fail anew. If some are off, the last leader had an answer from the others, or it would
-        have left them on.
-        """
-        dead = set(off)
-        self._records = {
-            endpoint: _Record(off=endpoint in dead, answered=bool(dead) and endpoint not in dead)
-            for endpoint in endpoints
-        }
-
     def keep(self, endpoints: Iterable[Endpoint]) -> None:
         """Follow these endpoints and forget the others; one that is new is unproven."""
         self._records = {endpoint: self._records.get(endpoint) or _Record() for endpoint in endpoints}
+
+    def take_over(self, off: Iterable[Endpoint], now: float) -> None:
+        """A new leader goes on where the last one left off, except where its own results say more.
+
+        What the last leader had off is off until it has been answering for 3 s: a dead control plane must not be on
+        again for as long as it takes to fail anew. If some are off, the last leader had an answer from the others, or
+        it would have left them on.
+        """
+        dead = set(off)
+        for endpoint, record in self._records.items():
+            if endpoint in dead:
+                since = record.answering_since
+                record.off = record.off or since is None or now - since < CALM
+            elif dead and not record.failures:
+                record.answered = True
 
     def observe(self, endpoint: Endpoint, healthy: bool, now: float) -> bool:
         """Take in one result; whether it changed the verdict. Results for strangers are ignored."""
@@ -114,7 +119,7 @@ class HealthBook:
 
 
 class HealthChecker:
-    """Probes each control plane in a supervised thread of its own, every `interval` seconds, while switched on.
+    """Probes each control plane that it follows, every `interval` seconds, in a supervised thread of its own.
 
     `on_result` hears of every probe, `on_change` of every one that changed the verdict; both are called in a
     probing thread, without a lock held.
@@ -144,7 +149,6 @@ class HealthChecker:
         self._book = HealthBook(failures)
         self._stops: dict[Endpoint, threading.Event] = {}
         self._probed_at: dict[Endpoint, float] = {}
-        self._on = False
 
     @property
     def verdict(self) -> Verdict:
@@ -152,30 +156,15 @@ class HealthChecker:
         with self._lock:
             return self._book.verdict
 
-    def switch_on(self, endpoints: Iterable[Endpoint], off: Iterable[Endpoint]) -> None:
-        """Start to probe, with some endpoints off from the start."""
-        wanted = frozenset(endpoints)
+    def take_over(self, off: Iterable[Endpoint]) -> None:
+        """This replica leads from now on; the last leader had these off."""
         with self._lock:
-            self._book.restart(wanted, off)
-            self._on = True
-        self.follow(wanted)
-
-    def switch_off(self) -> None:
-        """Stop to probe; results of probes under way are dropped."""
-        with self._lock:
-            self._on = False
-            self._book.keep(())
-            for stop in self._stops.values():
-                stop.set()
-            self._stops.clear()
-            self._probed_at.clear()
+            self._book.take_over(off, self._clock.monotonic())
 
     def follow(self, endpoints: Iterable[Endpoint]) -> None:
-        """Probe exactly these from now on."""
+        """Probe exactly these from now on; none, to end. Results of probes under way for others are dropped."""
         wanted = frozenset(endpoints)
         with self._lock:
-            if not self._on:
-                return
             self._book.keep(wanted)
             for endpoint in self._stops.keys() - wanted:
                 self._stops.pop(endpoint).set()
@@ -187,7 +176,7 @@ class HealthChecker:
                 self._supervisor.start(f"health-{endpoint}", body, stop)
 
     def silences(self) -> dict[Endpoint, float]:
-        """Seconds since a probe of each control plane last came to its end; empty while switched off."""
+        """Seconds since a probe of each control plane last came to its end."""
         now = self._clock.monotonic()
         with self._lock:
             return {endpoint: now - at for endpoint, at in self._probed_at.items()}
@@ -198,7 +187,7 @@ class HealthChecker:
             result = self._probe(endpoint)
             healthy = result.health.usable
             with self._lock:
-                # Checked under the lock: a result that comes after `switch_off` belongs to no book.
+                # Checked under the lock: a result for an address that is dropped belongs to no book.
                 if stop.is_set():
                     return
                 now = self._probed_at[endpoint] = self._clock.monotonic()

@@ -125,7 +125,7 @@ class WriterLoop:
                 self._failures += 1
                 self._recorder.answered("write", "write", error)
                 # News must not wait out the pause for a problem that they may have ended.
-                self._news.wait(backoff(self._failures, self._rng, base=0.05, cap=5.0))
+                self._news.wait(error.pause(backoff(self._failures, self._rng, base=0.05, cap=5.0)))
                 continue
             except Exception as error:
                 self._news.put_back(since)

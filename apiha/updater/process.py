@@ -198,7 +198,7 @@ class Updater:
         self.report.info("stopping")
         self.news.wake()
         self.election.stop()
-        self.checker.switch_off()
+        self.checker.follow(())
         # No write may be under way when the Lease goes; one that hangs ends with its time limit.
         writer.join(LONGEST_WRITE)
         election.join(1.0)

@@ -167,10 +167,8 @@ class Recorder:
             self.metrics.mirrored.labels(family).set(len(members))
             self.metrics.ready.labels(family).set(sum(plane.ready for plane in members))
 
-    def planned(
-        self, source: str, wanted: Plan, planes: Collection[ControlPlane], *, other_families: bool
-    ) -> None:
-        """The leader decided on `wanted` for these control planes of the Service `source`.
+    def planned(self, source: str, wanted: Plan, *, other_families: bool) -> None:
+        """The leader decided on `wanted` for the control planes of the Service `source`.
 
         `other_families`: the source has addresses, but none of a family that our Service has.
         """
@@ -198,6 +196,9 @@ class Recorder:
             if wanted.health_ignored
             else None,
         )
+
+    def probing(self, planes: Collection[ControlPlane]) -> None:
+        """These control planes are probed from now on; what was said of others is taken away."""
         endpoints = frozenset(plane.endpoint for plane in planes)
         for endpoint in self._known - endpoints:
             self._reasons.pop(endpoint, None)

@@ -72,6 +72,10 @@ class ApiError(Exception):
         """
         return self.status == 429 or self.status >= 500
 
+    def pause(self, seconds: float) -> float:
+        """Seconds to wait before the next try: those, or more if the server asks for more."""
+        return max(seconds, self.retry_after or 0.0)
+
 
 class Requests:
     """Requests to the API server of the moment; each raises ApiError and nothing else. Thread-safe."""

@@ -228,7 +228,8 @@ class Writer:
         off = unready_endpoints(own)
         mirrored = frozenset(plane.endpoint for plane in control_planes(own))
         if self._checker is not None:
-            self._checker.switch_on(self._endpoints(self._all_planes()), off)
+            self._checker.follow(self._endpoints(self._all_planes()))
+            self._checker.take_over(off)
         self._led = term
         self._recorder.term_began(term, Addresses(mirrored, mirrored - off))
 
@@ -240,7 +241,7 @@ class Writer:
         verdict = self._judge(planes)
         wanted = plan(self._target, planes, verdict, services.port_name(service))
         self._recorder.planned(
-            self._source_name, wanted, planes, other_families=not planes and bool(self._all_planes())
+            self._source_name, wanted, other_families=not planes and bool(self._all_planes())
         )
         self._look_at_slices(live, announce=True)
         written = 0
@@ -261,25 +262,31 @@ class Writer:
         return False
 
     def _judge(self, planes: tuple[ControlPlane, ...]) -> Verdict:
+        verdict = self._probe(planes)
+        if self._checker is not None:
+            self._recorder.judged(verdict, planes)
+        return verdict
+
+    def _probe(self, planes: tuple[ControlPlane, ...]) -> Verdict:
+        """Have exactly these probed, and say what is known of them."""
+        self._recorder.probing(planes)
         if self._checker is None:
             return Verdict()
         self._checker.follow(self._endpoints(planes))
-        verdict = self._checker.verdict
-        self._recorder.judged(verdict, planes)
-        return verdict
+        return self._checker.verdict
 
     def _follow(self) -> None:
         """A pass of a replica that does not lead."""
         if self._led is not None:
             self._led = None
-            if self._checker is not None:
-                self._checker.switch_off()
             self._recorder.term_ended(self._lease.why_lost, self._lease.holder)
         live = self._live.cache.items()
         service = self._look_at_service()
         self._look_at_slices(live, announce=False)
+        planes = self._planes(service)
+        self._probe(planes)  # so that this replica knows how they are when it leads
         # Health is the leader's to judge; addresses and ports must be right.
-        wanted = plan(self._target, self._planes(service), Verdict(), services.port_name(service))
+        wanted = plan(self._target, planes, Verdict(), services.port_name(service))
         if agrees(wanted, live, self._target) and self._up_to_date():
             self._recorder.in_sync()
 

@@ -248,3 +248,37 @@ def test_a_list_that_fails_is_tried_again() -> None:
     assert script.listed == 2
     assert cache.synced
     assert [e.status for e in errors if e] == [403]
+
+
+class Waits(threading.Event):
+    """A stop event that notes how long it was waited for, and is set after some waits."""
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+        self.waited: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Not really."""
+        self.waited.append(timeout or 0.0)
+        if len(self.waited) == self.until:
+            self.set()
+        return self.is_set()
+
+
+def test_an_api_server_that_is_busy_is_asked_again_when_it_says() -> None:
+    """Retry-After counts if it is longer than the pause that would be made anyway."""
+    stop = Waits(4)
+    busy = [ApiError(status, "later", retry_after=7.0) for status in (429, 503, 504)]
+    follower = Follower(
+        Script([*busy, ApiError(500, "no")], [], stop),
+        Cache(lambda: None),
+        SystemClock(),
+        random.Random(1),
+        resync=300.0,
+        on_restart=lambda _: None,
+        on_error=lambda _verb, _error: None,
+    )
+    follower.run(stop)
+    assert stop.waited[:3] == [7.0] * 3
+    assert stop.waited[3] < 1.0

@@ -493,6 +493,22 @@ def test_a_leader_that_cannot_renew_stops_in_time_and_comes_back() -> None:
     runner.end()
 
 
+def test_a_busy_api_server_is_given_time_but_the_lease_is_not_lost_over_it() -> None:
+    """A standby waits as long as it is asked to; a leader tries again while there is time."""
+    server = LeaseServer()
+    server.fail = lambda _: ApiError(429, "too many requests", retry_after=1.0)
+    standby = Runner(server, "standby", watch=False)
+    time.sleep(0.8)
+    assert server.asked == ["get"]
+    server.fail = lambda _: None
+    assert standby.started.wait(2.0)
+    server.asked.clear()
+    server.fail = lambda _: ApiError(503, "later", retry_after=60.0)
+    assert standby.stopped.wait(3.0)
+    assert server.asked.count("update") >= 2
+    standby.end()
+
+
 def test_a_leader_hears_by_the_watch_that_another_leads() -> None:
     """At once, and not with its next renewal."""
     server = LeaseServer()

@@ -79,17 +79,40 @@ def test_an_address_that_was_never_off_is_alive_by_its_first_answer() -> None:
     assert book.verdict.alive == {A}
 
 
-def test_a_new_leader_starts_where_the_last_one_was() -> None:
+def test_a_new_leader_without_results_starts_where_the_last_one_was() -> None:
     """What was off stays off until it answers; then the others count as alive, since somebody must have been."""
     book = HealthBook()
-    book.restart([A, B, C], off=[B])
+    book.keep([A, B, C])
+    book.take_over([B], 0.0)
     assert book.verdict.off == {B}
     assert book.verdict.alive == {A, C}
     for second in range(4):
         book.observe(B, True, float(second))
     assert book.verdict.alive == {A, B, C}
-    book.restart([A, B], off=[])
-    assert book.verdict == HealthBook().verdict
+    fresh = HealthBook()
+    fresh.keep([A, B])
+    fresh.take_over([], 0.0)
+    assert fresh.verdict == HealthBook().verdict
+
+
+def test_a_new_leader_that_has_probed_all_along_goes_by_what_it_knows() -> None:
+    """A control plane that died with the last leader is off at once; one that has been answering for 3 s is on,
+    whatever the last leader had against it; one that answers since a moment stays off until it is calm.
+    """
+    book = HealthBook()
+    book.keep([A, B, C])
+    for second in range(2):
+        book.observe(A, False, float(second))
+        book.observe(B, True, float(second))
+    for second in range(2, 5):
+        book.observe(B, True, float(second))
+        book.observe(C, second == 4, float(second))
+    book.take_over([B, C], 5.0)
+    assert book.verdict.off == {A, C}
+    assert book.verdict.alive == {B}
+    for second in range(5, 8):
+        book.observe(C, True, float(second))
+    assert book.verdict.off == {A}
 
 
 def test_strangers_do_not_count_and_the_gone_are_forgotten() -> None:
@@ -145,8 +168,8 @@ class Clock(SystemClock):
         return super().monotonic() + self.ahead
 
 
-def test_the_checker_probes_what_it_follows_while_it_is_on() -> None:
-    """Results reach the book; an address that is dropped is asked no more, nor is any after `switch_off`."""
+def test_the_checker_probes_what_it_follows() -> None:
+    """Results reach the book; an address that is dropped is asked no more."""
     asked: list[Endpoint] = []
 
     def probe(endpoint: Endpoint) -> ProbeResult:
@@ -155,11 +178,10 @@ def test_the_checker_probes_what_it_follows_while_it_is_on() -> None:
 
     world = Checked(probe)
     checker = world.checker
-    checker.follow([A])
     assert not asked
-    checker.switch_on([A, B], off=[])
+    checker.follow([A, B])
     wait_for("B is off and A alive", lambda: checker.verdict.off == {B} and A in checker.verdict.alive)
-    checker.switch_off()
+    checker.follow([])
     wait_for("the threads end", lambda: not probing())
     count = len(asked)
     time.sleep(0.1)
@@ -184,10 +206,10 @@ def test_a_probe_that_raises_is_told_and_goes_on() -> None:
         return ProbeResult(endpoint, Health.ALIVE)
 
     world = Checked(probe)
-    world.checker.switch_on([A], off=[])
+    world.checker.follow([A])
     wait_for("it is alive", lambda: A in world.checker.verdict.alive)
     assert world.bugs == [f"health-{A}: 'a bug'"]
-    world.checker.switch_off()
+    world.checker.follow([])
 
 
 def test_a_probe_that_never_returns_is_seen() -> None:
@@ -199,9 +221,9 @@ def test_a_probe_that_never_returns_is_seen() -> None:
         return ProbeResult(endpoint, Health.ALIVE)
 
     world = Checked(probe)
-    world.checker.switch_on([A], off=[])
+    world.checker.follow([A])
     world.clock.ahead = 100.0
     assert world.checker.silences()[A] >= 100.0
     hang.set()
     wait_for("it goes on", lambda: world.checker.silences()[A] < 5.0)
-    world.checker.switch_off()
+    world.checker.follow([])

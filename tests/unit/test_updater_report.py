@@ -120,17 +120,17 @@ def test_why_a_control_plane_is_off_is_said_in_the_log_and_in_the_event(world: W
 
 def test_a_control_plane_that_left_leaves_no_metric_behind(world: World) -> None:
     """Its series would say for ever that it is dead."""
-    world.recorder.planned("default/kubernetes", Plan({"apiserver": {}}), PLANES, other_families=False)
+    world.recorder.probing(PLANES)
     world.recorder.judged(Verdict(off=frozenset({B})), PLANES)
     assert world.shown("control_plane_healthy", address=str(A)) == 1
     assert world.shown("control_plane_healthy", address=str(B)) == 0
-    world.recorder.planned("default/kubernetes", Plan({"apiserver": {}}), PLANES[:1], other_families=False)
+    world.recorder.probing(PLANES[:1])
     assert world.shown("control_plane_healthy", address=str(B)) is None
 
 
 def test_a_term_that_ends_takes_the_leaders_problems_along(world: World) -> None:
     """They are the new leader's to tell; nothing is logged of them."""
-    world.recorder.planned("default/kubernetes", Plan({}), (), other_families=False)
+    world.recorder.planned("default/kubernetes", Plan({}), other_families=False)
     world.recorder.answered("write", "write", ApiError(403, "forbidden"))
     assert set(world.recorder.problems.present) == {"no-source", "write"}
     world.recorder.term_ended("the lease was not renewed in time", "other")

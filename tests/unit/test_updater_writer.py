@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from apiha.clock import SystemClock
+from apiha.endpoint import Endpoint
 from apiha.updater.cache import Cache
+from apiha.updater.health import Verdict
 from apiha.updater.mirror import LEADER_ANNOTATION, Target
 from apiha.updater.requests import ApiError
 from apiha.updater.writer import Copy, Deposed, FencedSlices, Writer
@@ -119,10 +121,27 @@ def source_slice(*addresses: str) -> dict[str, Any]:
     }
 
 
+class Checker:
+    """A health check that finds what the test says; it remembers what it is to probe, and what it took over."""
+
+    def __init__(self) -> None:
+        self.verdict = Verdict()
+        self.followed: list[str] = []
+        self.took_over: list[list[str]] = []
+
+    def follow(self, endpoints: Iterable[Endpoint]) -> None:
+        """Probe these."""
+        self.followed = [endpoint.address for endpoint in endpoints]
+
+    def take_over(self, off: Iterable[Endpoint]) -> None:
+        """Lead."""
+        self.took_over.append([endpoint.address for endpoint in off])
+
+
 class World:
     """A writer that leads, and mirrors two control planes."""
 
-    def __init__(self) -> None:
+    def __init__(self, checker: Any = None) -> None:
         self.api = Slices()
         self.lease = HeldLease()
         self.told = Told()
@@ -138,7 +157,7 @@ class World:
             live=self.live,
             service=Cache(lambda: None),
             lease=self.lease,
-            checker=None,
+            checker=checker,
             slices=FencedSlices(self.api, self.lease, self.live.cache, TARGET.namespace, self.told.wrote),
             recorder=recorder,
             clock=SystemClock(),
@@ -283,3 +302,25 @@ def test_without_a_source_nothing_is_written(world: World) -> None:
     before = world.api.items["apiserver"]
     assert not world.in_sync_after()
     assert world.api.items["apiserver"] == before
+
+
+def test_a_standby_knows_how_the_control_planes_are_before_it_leads() -> None:
+    """It has the same ones probed as a leader has; what it knows by then counts in its first write."""
+    checker = Checker()
+    world = World(checker)
+    term, world.lease.term = world.lease.term, None
+    world.writer.run_pass()
+    assert checker.followed == ["192.0.2.1", "192.0.2.2"]
+    assert checker.took_over == []
+    world.source_is("192.0.2.1", "192.0.2.3")
+    world.writer.run_pass()
+    assert checker.followed == ["192.0.2.1", "192.0.2.3"]
+    world.source_is("192.0.2.1", "192.0.2.2")
+    one, two = Endpoint("192.0.2.1", 6443), Endpoint("192.0.2.2", 6443)
+    checker.verdict = Verdict(off=frozenset({two}), alive=frozenset({one}))
+    world.lease.term = term
+    while world.writer.run_pass():
+        pass
+    assert checker.took_over == [[]]
+    ready = [entry["conditions"]["ready"] for entry in world.api.items["apiserver"]["endpoints"]]
+    assert ready == [True, False]
