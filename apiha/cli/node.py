@@ -153,8 +153,8 @@ def status_command(invocation: Invocation, output: str) -> int:
 def unpin_command(invocation: Invocation) -> None:
     """Remove the block from the hosts file, and restore the lines that `on_conflict: adopt` commented out.
 
-    On an installed node apiha-reconcile.path puts the block back within seconds: stop that unit first, or
-    `apiha uninstall`.
+    On an installed node apiha-reconcile.path puts the block back within seconds: stop that unit and
+    apiha-reconcile.timer first, or `apiha uninstall`.
     """
     from apiha.hosts import HostsFile
     from apiha.node.pin import unpin

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -433,6 +433,112 @@ def test_a_configuration_as_installed_fails_at_once_and_says_why(
     assert worker.read("/etc/hosts") == before
 
 
+# ---------------------------------------------------------------------------------------------- what may hang
+
+MOST_HELD = 30.0  # seconds that kubelet waits for apiha at most; docs/operations.md promises it
+
+
+def wait_for_kubelet(machine: Machine) -> float:
+    """Wait until kubelet starts; returns how long after the start of apiha-bootstrap that was, in seconds."""
+    started = machine.wait_until(
+        lambda: machine.moment("kubelet.service", "ExecMainStart"), "kubelet starts", timeout=150.0
+    )
+    return (started or 0.0) - moment(machine, "apiha-bootstrap.service", "InactiveExit")
+
+
+def test_kubelet_does_not_wait_for_the_network(worker: Machine) -> None:
+    """Something waits for network-online.target for two minutes: neither kubelet nor the swap does."""
+    units = "/etc/systemd/system"
+    worker.write(
+        f"{units}/systemd-networkd-wait-online.service",
+        "[Unit]\nDefaultDependencies=no\nConflicts=shutdown.target\nBefore=network-online.target shutdown.target\n"
+        "[Service]\nType=oneshot\nExecStart=/bin/sleep 120\n",
+    )
+    worker.write(
+        f"{units}/other.service",
+        "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nExecStart=/bin/true\n",
+    )
+    for target, unit in (
+        ("network-online.target", "systemd-networkd-wait-online.service"),
+        ("multi-user.target", "other.service"),
+    ):
+        wants = worker.path(f"{units}/{target}.wants")
+        wants.mkdir(exist_ok=True)
+        (wants / unit).unlink(missing_ok=True)
+        (wants / unit).symlink_to(f"{units}/{unit}")
+    # kubelet as others package it: the unit of the Debian package waits for network-online.target itself.
+    own = [line for line in KUBELET_SERVICE.splitlines() if "network-online" not in line]
+    worker.write(f"{units}/kubelet.service", "\n".join(own) + "\n")
+    worker.boot()
+    assert wait_for_kubelet(worker) < MOST_HELD
+    wait_until_swapped(worker, timeout=30.0)
+    assert worker.show("systemd-networkd-wait-online.service")["ActiveState"] == "activating"
+    assert worker.show("network-online.target")["ActiveState"] == "inactive"
+
+
+def test_kubelet_does_not_wait_for_a_pin_that_ignores_sigterm(worker: Machine) -> None:
+    """A pin that neither ends nor lets itself be ended is killed, in time for kubelet."""
+    worker.write(
+        "/etc/systemd/system/apiha-bootstrap.service.d/stubborn.conf",
+        "[Service]\nExecStart=\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\n",
+    )
+    worker.boot()
+    assert wait_for_kubelet(worker) < MOST_HELD
+    assert worker.show("apiha-bootstrap.service")["Result"] == "timeout"
+    wait_until_swapped(worker)
+
+
+@contextlib.contextmanager
+def disk_that_can_hang(machine: Machine, path: str) -> Iterator[Callable[[str], None]]:
+    """A disk mounted in the machine; what is called with `--freeze` lets writes to it hang, `--unfreeze` go on.
+
+    As on a disk that does not answer, the kernel does not let a process that waits in a write be killed (state D).
+    """
+    image = machine.root.parent / "disk"
+    place = machine.path(path)
+    place.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    frozen = False
+
+    def fsfreeze(what: str) -> None:
+        nonlocal frozen
+        subprocess.run(["fsfreeze", what, place], check=True)
+        frozen = what == "--freeze"
+
+    try:
+        yield fsfreeze
+    finally:
+        if frozen:
+            fsfreeze("--unfreeze")
+        machine.poweroff()
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+        image.unlink()
+
+
+def test_kubelet_does_not_wait_for_a_disk_that_hangs(worker: Machine) -> None:
+    """The pin hangs in a write, where nobody can kill it: systemd gives it up, and kubelet starts in time."""
+    if shutil.which("fsfreeze") is None or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs fsfreeze and mkfs.ext4: install util-linux and e2fsprogs")
+    with disk_that_can_hang(worker, "/srv/etc") as fsfreeze:
+        worker.write("/srv/etc/hosts", worker.read("/etc/hosts"))
+        worker.path("/etc/hosts").unlink()
+        worker.path("/etc/hosts").symlink_to("../srv/etc/hosts")
+        worker.write(
+            "/etc/systemd/system/apiha-.service.d/20-place.conf", "[Service]\nReadWritePaths=/srv/etc\n"
+        )
+        fsfreeze("--freeze")
+        worker.boot()
+        held = wait_for_kubelet(worker)
+        assert [command for command in worker.processes() if "pin-host" in command] != []
+        fsfreeze("--unfreeze")
+        assert held < MOST_HELD
+        wait_until_swapped(worker)
+
+
 # ---------------------------------------------------------------------------------------------- reconcile
 
 
@@ -506,6 +612,30 @@ def test_the_timer_puts_right_what_the_path_unit_missed(worker: Machine) -> None
     edit(worker, without_block(worker))
     worker.systemctl("restart", "apiha-reconcile.timer")
     worker.wait_until(lambda: block(worker)[:1] == [VIP], "the timer puts the block back")
+
+
+# Takes every inotify instance that root may have (inotify(7), max_user_instances), and meanwhile starts the unit.
+EXHAUST = """\
+import ctypes, subprocess
+libc = ctypes.CDLL(None)
+while libc.inotify_init1(0) >= 0:
+    pass
+subprocess.run(["systemctl", "start", "apiha-reconcile.path"], stdin=subprocess.DEVNULL)
+"""
+
+
+def test_the_timer_brings_back_a_path_unit_that_found_no_inotify_instance(worker: Machine) -> None:
+    """'Too many open files' ends the path unit for good; with the next pass of the timer it watches again."""
+    worker.boot()
+    wait_until_swapped(worker)
+    wait_until_quiet(worker)
+    worker.systemctl("stop", "apiha-reconcile.path")
+    worker.run(["python3", "-c", EXHAUST], check=False)
+    assert worker.show("apiha-reconcile.path")["ActiveState"] == "failed"
+    worker.systemctl("start", "apiha-reconcile.service")  # as the timer does
+    wait_for_state(worker, "apiha-reconcile.path", "active")
+    edit(worker, without_block(worker))
+    worker.wait_until(lambda: block(worker)[:1] == [VIP], "the path unit puts the block back")
 
 
 def test_reconcile_fails_visibly_when_nothing_answers(worker: Machine, cluster: Cluster) -> None:
