@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from apiha.durations import format_duration
 
 _WEDGED = 60.0  # s without coming to an end after which only a restart helps
+# The Lease is read or renewed every 2 s (--retry-period); after 10 s (--renew-deadline) a leader stops writing.
+_RECENT = 10.0  # s
 
 
 def unhealthy(*, ended_threads: Collection[str], silences: Mapping[str, float]) -> list[str]:
@@ -23,14 +25,29 @@ def unhealthy(*, ended_threads: Collection[str], silences: Mapping[str, float]) 
     ]
 
 
-def unready(*, listed: Mapping[str, bool], holder: str | None, api_server_away: bool) -> list[str]:
+def unready(
+    *,
+    listed: Mapping[str, bool],
+    holder: str | None,
+    lease_valid: bool,
+    api_servers_fail: bool,
+    since_success: float | None,
+) -> list[str]:
     """Why this replica could not do its work now, or take it over; a line each.
 
-    `listed` says of each resource whether it was ever listed, `holder` who holds the Lease.
+    `listed` says of each resource whether it was ever listed; `holder` is who holds the Lease, `lease_valid` whether
+    it has not expired; `since_success` is for how many seconds no request to an API server has succeeded (None: none
+    ever has).
     """
     problems = [f"{name}: not listed yet" for name, done in listed.items() if not done]
     if holder is None:
         problems.append("lease: nobody is known to hold it")
-    if api_server_away:
-        problems.append("the API server does not answer")
+    elif not lease_valid:
+        problems.append(f"lease: that of {holder} has expired")
+    if api_servers_fail:
+        problems.append("requests to the API servers fail")
+    elif since_success is None:
+        problems.append("no request to an API server has succeeded yet")
+    elif since_success > _RECENT:
+        problems.append(f"no request to an API server has succeeded for {format_duration(since_success)}")
     return problems

@@ -216,10 +216,13 @@ class Updater:
     def unready(self) -> list[str]:
         """What /readyz complains of."""
         copies = {"kubernetes": self.source, "slices": self.live, "service": self.service}
+        success = self.recorder.contact.last_success
         return pages.unready(
             listed={name: copy.cache.synced for name, copy in copies.items()},
             holder=self.lock.holder,
-            api_server_away=self.recorder.contact.away,
+            lease_valid=self.lock.valid,
+            api_servers_fail=self.recorder.contact.away,
+            since_success=None if success is None else self.clock.monotonic() - success,
         )
 
     def _announce(self) -> None:
@@ -239,6 +242,7 @@ class Updater:
             if endpoints and self.clock.monotonic() - settled >= _SETTLE:
                 self.servers.settle()
                 settled = self.clock.monotonic()
+            self.recorder.tick()
             self.stop.wait(0.5)
 
     # ----------------------------------------------------------------------- news that is acted upon
@@ -249,6 +253,8 @@ class Updater:
         return followed and not self.recorder.contact.away
 
     def _lease_changed(self) -> None:
+        # Somebody's request was carried out: while a standby hears of renewals it makes none of its own.
+        self.recorder.contacted(self.servers.current, None)
         self.election.tell(self.lease.cache.items().get(self._lease_name))
 
     def _switched(self, server: Server) -> None:

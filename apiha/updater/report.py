@@ -19,7 +19,7 @@ from apiha.slices import FAMILIES, ControlPlane
 from apiha.updater.events import Addresses, Announcer
 from apiha.updater.health import Verdict
 from apiha.updater.mirror import Plan
-from apiha.updater.problems import LEADERS, Contact, ProblemKey, Problems
+from apiha.updater.problems import LEADERS, SETTLED_AFTER, Contact, ProblemKey, Problems
 from apiha.updater.requests import ApiError
 from apiha.updater.service import APPLY
 
@@ -34,12 +34,13 @@ class Recorder:
         self.report = report
         self.metrics = metrics
         self.contact = Contact()
-        self.problems = Problems(report, self._problem_changed)
+        self.problems = Problems(report, clock, self._problem_changed)
         self._announcer = announcer
         self._clock = clock
         self._reasons: dict[Endpoint, str] = {}  # why one is off
         self._known: frozenset[Endpoint] = frozenset()
         self._refused: dict[ProblemKey, dict[str, str]] = {}  # by verb: what the API server said
+        self._failing_since: dict[tuple[ProblemKey, str], float] = {}  # by key and verb
         self._refused_lock = threading.Lock()
 
     def _problem_changed(self, key: ProblemKey, present: bool) -> None:
@@ -48,16 +49,21 @@ class Recorder:
     # ------------------------------------------------------------------------------ the API servers
 
     def contacted(self, server: object, failure: str | None) -> None:
-        """An API server answered a request (None), or did not (why)."""
+        """A request to an API server succeeded (None), or did not (why): no answer, or one that it cannot now."""
+        now = self._clock.monotonic()
         if failure is None:
-            if self.contact.success():
-                self.problems.set("api-server", None, "an API server answers again")
-        elif self.contact.failure(self._clock.monotonic()):
+            if self.contact.success(now):
+                self.problems.set("api-server", None, "requests succeed again")
+        elif self.contact.failure(now):
             self.problems.set(
                 "api-server",
-                f"no API server answers ({server}: {failure}); the Service keeps its addresses as they are, "
-                "and the updater goes on trying",
+                f"no request to an API server succeeds ({server}: {failure}); the Service keeps its addresses as they "
+                "are, and the updater goes on trying",
             )
+
+    def tick(self) -> None:
+        """Time passes: problems that last are said again."""
+        self.problems.remind()
 
     def switched(self, server: object) -> None:
         """Requests go to another API server from now on."""
@@ -67,16 +73,22 @@ class Recorder:
     def answered(self, key: ProblemKey, verb: str, error: ApiError | None) -> None:
         """A request was answered, well (None) or badly; no answer at all is told by `contacted`.
 
-        A key has several verbs, of which some may be refused and others not: it is solved when none is.
+        A key has several verbs, of which some may be refused and others not: it is solved when none is. An API server
+        that cannot now (HTTP 429 and 5xx) is a problem of this key only if it lasts while other requests succeed.
         """
+        now = self._clock.monotonic()
         with self._refused_lock:
             refused = self._refused.setdefault(key, {})
             if error is None:
+                self._failing_since.pop((key, verb), None)
                 if refused.pop(verb, None) is None:
                     return
             elif error.status in (401, 403):
                 refused[verb] = f"not permitted ({key}): {error}; {APPLY}"
             elif error.status:
+                since = self._failing_since.setdefault((key, verb), now)
+                if error.transient and (self.contact.away or now - since < SETTLED_AFTER):
+                    return
                 refused[verb] = f"the API server refuses ({key}): HTTP {error.status}: {error}"
             message = "; ".join(text for _, text in sorted(refused.items())) or None
         self.problems.set(key, message)
@@ -134,6 +146,7 @@ class Recorder:
             self.problems.forget(key)  # the new leader's to tell
         with self._refused_lock:
             self._refused.pop("write", None)
+            self._failing_since.pop(("write", "write"), None)
         self.report.warning(f"no longer leading: {why}", holder=holder)
 
     def leads(self, leading: bool) -> None:

@@ -86,8 +86,9 @@ class Requests:
         servers: Servers,
         on_contact: Callable[[Server, str | None], None],
     ) -> None:
-        """`on_contact` hears after each request which server did what was asked, or would not (None), or why it could
-        not (a few words): no answer, or one that says so.
+        """`on_contact` hears after each request which server did what it is for (None), or why it did not (a few
+        words): no answer, or one that it cannot now. Of a watch it hears failures only: an API server opens one from
+        its own cache, whether etcd has a quorum or not.
         """
         self._files = files
         self._servers = servers
@@ -144,7 +145,6 @@ class Requests:
                 if not opened:
                     raise self._refused(server, response, _read(response, _LARGEST_EVENT))
                 deadline.lift()
-                self._on_contact(server, None)
                 on_open()
                 yield from map(_parse, _lines(response))
         except _Unanswered as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,6 +30,17 @@ A, B = Endpoint("192.0.2.1", 6443), Endpoint("192.0.2.2", 6443)
 PLANES = tuple(ControlPlane(endpoint, ready=True, serving=True) for endpoint in (A, B))
 
 
+class Clock(SystemClock):
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.time
+
+
 class World:
     """A recorder, and everything that it says."""
 
@@ -35,9 +48,16 @@ class World:
         self.stream = io.StringIO()
         self.metrics = Metrics()
         self.announcer = Announcer(SystemClock(), namespace="n", service="apiserver", identity="me")
+        self.clock = Clock()
         self.recorder = Recorder(
-            Reporter(self.stream, log_format="json"), self.metrics, self.announcer, SystemClock()
+            Reporter(self.stream, log_format="json"), self.metrics, self.announcer, self.clock
         )
+
+    def pass_time(self, seconds: float, happens: Callable[[], None]) -> None:
+        """Something happens once a second for so long."""
+        for _ in range(round(seconds)):
+            self.clock.time += 1.0
+            happens()
 
     @property
     def log(self) -> list[str]:
@@ -98,8 +118,53 @@ def test_a_lease_that_exists_need_not_be_created(world: World) -> None:
 
 def test_an_api_server_that_does_not_answer_is_no_refusal(world: World) -> None:
     """Status 0 is the contact's to tell, once for all requests."""
-    world.recorder.answered("watch-slices", "list", ApiError(0, "no answer"))
+    world.pass_time(10, lambda: world.recorder.answered("watch-slices", "list", ApiError(0, "no answer")))
     assert world.log == []
+
+
+def test_without_quorum_one_line_says_so_and_then_a_reminder(world: World) -> None:
+    """The API servers answer, each time with another excuse, or not at all: none of that is said of each request."""
+    recorder = world.recorder
+    excuses = itertools.cycle((429, 500, 503, 504, 0))
+
+    def nothing_works() -> None:
+        error = ApiError(next(excuses), "etcdserver: no leader")
+        recorder.contacted("10.0.0.11:6443", f"HTTP {error.status}" if error.status else "no answer in time")
+        for key in ("watch-slices", "write", "events"):
+            recorder.answered(key, "list", error)
+        recorder.lease_answered("get", error)
+        recorder.tick()
+
+    world.pass_time(400, nothing_works)
+    assert len(world.log) == 2
+    assert world.log[0].startswith("no request to an API server succeeds (10.0.0.11:6443: ")
+    assert world.log[1].startswith("for 5m00s now: no request")
+    assert set(recorder.problems.present) == {"api-server"}
+
+    def everything_works() -> None:
+        recorder.contacted("10.0.0.11:6443", None)
+        recorder.lease_answered("get", None)
+        recorder.tick()
+
+    world.pass_time(10, everything_works)
+    assert world.log[2:] == ["api-server: requests succeed again"]
+
+
+def test_one_request_that_keeps_failing_while_others_succeed_is_said(world: World) -> None:
+    """As with a broken admission webhook; after 3 s, since one failure is no news."""
+    recorder = world.recorder
+
+    def writes_fail() -> None:
+        recorder.contacted("10.0.0.11:6443", None)
+        recorder.contacted("10.0.0.11:6443", "HTTP 500")
+        recorder.answered("write", "write", ApiError(500, "failed calling webhook"))
+
+    world.pass_time(3, writes_fail)
+    assert world.log == []
+    world.pass_time(3, writes_fail)
+    assert world.log == ["the API server refuses (write): HTTP 500: failed calling webhook"]
+    recorder.answered("write", "write", None)
+    assert world.log[1:] == ["write: solved"]
 
 
 def test_why_a_control_plane_is_off_is_said_in_the_log_and_in_the_event(world: World) -> None:

@@ -60,7 +60,8 @@ class Cluster(Access):
     `anonymous_auth` is kube-apiserver's flag: without it `/readyz` answers 401 to those without a
     certificate. `controller_manager` starts one: service accounts, deletion of namespaces, Deployments, node
     health. `kube_proxy` only demands the binary at once; `start_kube_proxy` runs it. `names` are the serving
-    certificates' DNS names, `apiserver_args` and `controller_manager_args` further flags.
+    certificates' DNS names, `apiserver_args` and `controller_manager_args` further flags. The
+    API servers talk to the first of `etcd_members`; with several, `lose_quorum` takes the others away.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Cluster(Access):
         names: Sequence[str] = SERVING_NAMES,
         apiserver_args: Iterable[str] = (),
         controller_manager_args: Iterable[str] = (),
+        etcd_members: int = 1,
     ) -> None:
         super().__init__()
         self.network = Network() if netns else None
@@ -92,6 +94,8 @@ class Cluster(Access):
         self._names = tuple(names)
         self._apiserver_args = tuple(apiserver_args)
         self._controller_manager_args = tuple(controller_manager_args)
+        self._etcd_members = etcd_members
+        self._etcds: list[subprocess.Popen[Any]] = []
         self._servers: list[_Server] = []
         self._hub = self.network.hub if self.network is not None else None
 
@@ -152,17 +156,26 @@ class Cluster(Access):
 
     def _start_etcd(self) -> None:
         address = self._hub.address if self._hub is not None else "127.0.0.1"
-        client, peer = (2379, 2380) if self._hub is not None else (free_port([address]), free_port([address]))
-        self.etcd_url = f"http://{address}:{client}"
-        command = commands.etcd(self.directory / "etcd", self.etcd_url, f"http://{address}:{peer}")
-        process = self._processes.start("etcd", self._hub, command)
+        names = [f"etcd{i + 1}" for i in range(self._etcd_members)]
+        ports = [
+            (2379 + 10 * i, 2380 + 10 * i)
+            if self._hub is not None
+            else (free_port([address]), free_port([address]))
+            for i in range(self._etcd_members)
+        ]
+        urls = [f"http://{address}:{client}" for client, _ in ports]
+        peers = {name: f"http://{address}:{peer}" for name, (_, peer) in zip(names, ports, strict=True)}
+        self.etcd_url = urls[0]
+        for name, url in zip(names, urls, strict=True):
+            command = commands.etcd(name, self.directory / name, url, peers)
+            self._etcds.append(self._processes.start(name, self._hub, command))
 
         def healthy() -> bool:
             return inside(
                 self._hub, lambda: httpx.get(f"{self.etcd_url}/health", timeout=2.0, trust_env=False)
             ).is_success
 
-        self._processes.wait("etcd", process, healthy)
+        self._processes.wait(names[0], self._etcds[0], healthy)
 
     def start_apiserver(self, i: int, *, wait: bool = True) -> None:
         """Start control plane i's API server; with `wait`, until it is ready."""
@@ -268,6 +281,16 @@ class Cluster(Access):
     def mend(self, i: int) -> None:
         """Undo `cut`."""
         self._host(i).link_up()
+
+    def lose_quorum(self) -> None:
+        """SIGSTOP for every member of etcd but the first, which goes on answering that it has no leader."""
+        for process in self._etcds[1:]:
+            process.send_signal(signal.SIGSTOP)
+
+    def regain_quorum(self) -> None:
+        """Undo `lose_quorum`."""
+        for process in self._etcds[1:]:
+            process.send_signal(signal.SIGCONT)
 
     def apiserver_pid(self, i: int) -> int:
         """The process id of control plane i's API server."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.support.kube.pki import Credentials
@@ -11,14 +11,17 @@ SERVICE_CIDR = "10.96.0.0/16"
 POD_CIDR = "10.244.0.0/16"
 
 
-def etcd(data: Path, client: str, peer: str) -> list[str]:
-    """etcd that listens for clients and peers at these URLs."""
+def etcd(name: str, data: Path, client: str, peers: Mapping[str, str]) -> list[str]:
+    """One member of etcd, which listens for clients at this URL; `peers` are all members' names and peer URLs."""
     return [
         "etcd",
+        f"--name={name}",
         f"--data-dir={data}",
         f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}",
-        f"--listen-peer-urls={peer}",
+        f"--listen-peer-urls={peers[name]}",
+        f"--initial-advertise-peer-urls={peers[name]}",
+        f"--initial-cluster={','.join(f'{peer}={url}' for peer, url in peers.items())}",
         "--unsafe-no-fsync=true",  # a test's data need not survive the machine
         "--log-level=error",
     ]
