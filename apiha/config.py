@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from apiha.errors import ConfigError
 from apiha.paths import CONFIG_FILE
 from apiha.settings import BY_KEY, ENV_PREFIX, SETTINGS, Setting
 
+# Seconds. The boot unit ends a pin after 24 s, and a longer time-out would leave that to one silent address.
+LONGEST_PROBE = 10.0
 LARGEST_FILE = 1 << 20  # bytes; a config beyond that is some other file
 
 Role = Literal["worker", "control-plane"]
@@ -84,6 +86,16 @@ def unknown_variables(environ: Mapping[str, str], own: Collection[str] = ()) -> 
     """`APIHA_…` variables that are neither settings nor among the command line's `own`: most likely typing errors."""
     known = {*(setting.variable for setting in SETTINGS), *own}
     return sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def capped(config: Config) -> tuple[Config, str | None]:
+    """The configuration with `probe_timeout` at most `LONGEST_PROBE`, and the warning about it if it was longer."""
+    if config.probe_timeout <= LONGEST_PROBE:
+        return config, None
+    return replace(config, probe_timeout=LONGEST_PROBE), (
+        f"probe_timeout: {config.probe_timeout:g} s is longer than a boot may wait for one address; "
+        f"using {LONGEST_PROBE:g} s"
+    )
 
 
 def require_control_plane(config: Config) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import httpx
 
 READYZ = "/readyz"
+# No date of a server or a certificate is later: arithmetic with it, in any time zone, stays inside of a datetime.
+_LATEST = datetime(9998, 12, 31, tzinfo=timezone.utc)
 _LONGEST_BODY = 2048  # bytes of an unhappy answer worth quoting; a hostile server may send without end
 # OpenSSL's x509_vfy.h; Python's ssl has no names for these.
 _X509_V_ERR_CERT_NOT_YET_VALID = 9
@@ -95,6 +97,7 @@ class Prober:
         along: to nobody who has not proved itself first.
         """
         self.host = host
+        self.doubts: tuple[str, ...] = ()  # warnings about how the CA was found
         self._headers = headers
         self.timeout = timeout
         # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the
@@ -108,16 +111,22 @@ class Prober:
             timeout=timeout,
             # A kept connection would say nothing about the next one: every probe makes its own.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            headers={"User-Agent": f"apiha/{__version__}", "Accept": "*/*"},
+            # Bytes are read raw, and bounded: what a server compresses could grow without bound.
+            headers={
+                "User-Agent": f"apiha/{__version__}",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            },
         )
 
     @classmethod
     def from_config(cls, config: Config, *, ignore_validity_period: bool = False) -> Prober:
         """The prober that a configuration describes; raises ConfigError for a CA or certificate that is no use."""
         source, pem = "", None
+        doubts: tuple[str, ...] = ()
         if not config.insecure_skip_tls_verify:
             authority = load_ca(config)
-            source, pem = authority.source, authority.pem
+            source, pem, doubts = authority.source, authority.pem, authority.doubts
         try:
             context = make_ssl_context(
                 pem,
@@ -131,7 +140,14 @@ class Prober:
             raise ConfigError(
                 f"client_cert: {message}" if "client cert" in message else f"{source}: {message}"
             ) from None
-        return cls(config.host, context, config.probe_timeout)
+        prober = cls(config.host, context, config.probe_timeout)
+        prober.doubts = doubts
+        return prober
+
+    @classmethod
+    def timeless(cls, config: Config) -> Prober:
+        """As `from_config`, but certificates that are not valid by this machine's clock are accepted."""
+        return cls.from_config(config, ignore_validity_period=True)
 
     def probe(self, endpoint: Endpoint) -> ProbeResult:
         """Ask one address; takes at most `timeout` seconds, and reports trouble as a result, never as an exception."""
@@ -262,15 +278,19 @@ def _reason(response: httpx.Response) -> str:
 
 
 def _utc(timestamp: float) -> datetime:
-    return datetime.fromtimestamp(timestamp, timezone.utc)
+    """The time, clamped to `_LATEST`: RFC 5280, section 4.1.2.5, gives certificates without an end the year 9999."""
+    return datetime.fromtimestamp(min(timestamp, _LATEST.timestamp()), timezone.utc)
 
 
 def _http_date(text: str | None) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text) if text else None
-    except (ValueError, OverflowError):
+        if moment is None:
+            return None
+        moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+        return min(moment.astimezone(timezone.utc), _LATEST)
+    except (ValueError, OverflowError, TypeError, AttributeError, LookupError):
         return None
-    return moment.replace(tzinfo=timezone.utc) if moment and moment.tzinfo is None else moment
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -347,6 +367,6 @@ def trial_order(node_name: str, endpoints: Iterable[Endpoint]) -> tuple[Endpoint
     """
 
     def weight(endpoint: Endpoint) -> bytes:
-        return hashlib.sha256(f"{node_name}\0{endpoint}".encode()).digest()
+        return hashlib.sha256(f"{node_name}\0{endpoint}".encode("utf-8", "surrogatepass")).digest()
 
     return tuple(sorted(set(endpoints), key=lambda e: (weight(e), e)))

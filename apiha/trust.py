@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import hashlib
 import os
 import re
 import ssl
@@ -48,10 +49,11 @@ class Kubeconfig:
 
 @dataclass(frozen=True)
 class CertificateAuthority:
-    """The cluster's CA bundle (PEM) and where it was read."""
+    """The cluster's CA bundle (PEM) and where it was read; `doubts` are warnings about places that were passed over."""
 
     pem: str
     source: str
+    doubts: tuple[str, ...] = ()
 
 
 def read_kubeconfig(path: Path) -> Kubeconfig:
@@ -65,7 +67,16 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
     text = read_text(path, "a kubeconfig")
     try:
         document = yaml.load(text, Loader=loader)  # noqa: S506 (both loaders are the safe ones)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (
+        yaml.YAMLError,
+        # PyYAML lets these through for values that are tagged or shaped as what they are not, and for deep nesting.
+        RecursionError,
+        ValueError,
+        OverflowError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
         raise ConfigError(f"{path}: not a kubeconfig: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: not a kubeconfig: expected a mapping")
@@ -97,8 +108,11 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
 
 def _named(document: dict[str, Any], section: str, name: object, field: str) -> dict[str, Any]:
     """The entry called `name` of a section; the only one where no name is given; {} if there is none."""
+    found_list = document.get(section)
     entries = [
-        e for e in document.get(section) or [] if isinstance(e, dict) and isinstance(e.get(field), dict)
+        e
+        for e in (found_list if isinstance(found_list, list) else [])
+        if isinstance(e, dict) and isinstance(e.get(field), dict)
     ]
     for entry in entries:
         if entry.get("name") == name or (name in (None, "") and len(entries) == 1):
@@ -136,19 +150,29 @@ def load_ca(
             read_text(config.ca_file, "the CA certificate (ca_file)"), str(config.ca_file)
         )
     tried: list[str] = []
+    doubts: tuple[str, ...] = ()
     try:
         if ca := read_kubeconfig(kubelet).ca:
             return CertificateAuthority(ca, str(kubelet))
         tried.append(f"{kubelet} holds no CA")
     except ConfigError as error:
         tried.append(str(error))
+        if kubelet.exists():
+            doubts = (f"{error}; taking the CA from {kubeadm}",)
     try:
-        return CertificateAuthority(read_text(kubeadm, "the CA certificate"), str(kubeadm))
+        return CertificateAuthority(read_text(kubeadm, "the CA certificate"), str(kubeadm), doubts)
     except ConfigError as error:
         tried.append(str(error))
     raise ConfigError(
         f"ca_file: not set, and no CA found ({'; '.join(tried)}); expected ca_file: /path/to/ca.crt"
     )
+
+
+def fingerprint(pem: str) -> str:
+    """A short name for a CA bundle: the same for the same certificates, however they are ordered and wrapped."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
+    certificates = sorted({"".join(body.split()) for body in found})
+    return f"sha256:{hashlib.sha256(' '.join(certificates).encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def make_ssl_context(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from apiha.config import Config, load, unknown_variables
+from apiha.config import Config, capped, load, unknown_variables
 from apiha.durations import parse_duration
 from apiha.errors import ApihaError
 from apiha.log import LogFormat, Reporter
@@ -92,7 +92,11 @@ class Invocation:
         report = self.report
         for name in unknown_variables(os.environ, OWN_VARIABLES):
             report.warning(f"{name}: no such setting, ignored; `apiha --help` lists them")
-        config = load(self.config_path, os.environ, self.flags, path_required=self.config_required)
+        config, warning = capped(
+            load(self.config_path, os.environ, self.flags, path_required=self.config_required)
+        )
+        if warning is not None:
+            report.warning(warning)
         if config.insecure_skip_tls_verify:
             report.warning(
                 "insecure_skip_tls_verify is on: certificates are not verified, any machine may answer"
@@ -107,7 +111,7 @@ class Invocation:
         return Node(
             config=self.config(),
             hosts=HostsFile(self.hosts_file, state_dir=self.state_dir),
-            name=node_name(),
+            name=node_name(self.report),
             report=self.report,
             state_dir=self.state_dir,
         )

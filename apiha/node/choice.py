@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from apiha.endpoint import Endpoint
 from apiha.probe import Health, ProbeResult
@@ -11,6 +12,8 @@ from apiha.probe import Health, ProbeResult
 # Answers in a row that prove a VIP, and failures in a row that lose it. More than one, since the Service proxy picks a
 # control plane anew for each connection.
 PROOF = 3
+# They answer, but not as an API server of this cluster: no fallbacks, for clients stop at them.
+MISLEADING = (Health.UNTRUSTED, Health.BROKEN)
 
 
 @dataclass
@@ -95,15 +98,58 @@ class Race:
         return next((result for result in found if result.health is health), None)
 
 
-def addresses_for_block(
-    first: str, order: Iterable[Endpoint], *, fallbacks: bool, failed: Iterable[Endpoint] = ()
+def interleave(*sources: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """One order of trial from several: the first of each source, then the second of each, and so on; each once.
+
+    So that no source, however long and however dead, starves another.
+    """
+    rounds = zip_longest(*sources)
+    return tuple(dict.fromkeys(endpoint for each in rounds for endpoint in each if endpoint is not None))
+
+
+def block_addresses(
+    first: str,
+    order: Iterable[Endpoint],
+    *,
+    fallbacks: bool,
+    results: Mapping[Endpoint, ProbeResult] | None = None,
+    vip: str | None = None,
 ) -> tuple[str, ...]:
-    """The addresses of the block: `first`, then the other control planes in this node's order, known dead ones last."""
+    """The addresses of the block: `first`, then the other control planes in `order`, then the VIP.
+
+    `results` is what is known of them: those that do not answer come behind the others. Those that answer without being
+    an API server of this cluster are left out: a Go client goes on to the next address when a connection fails, but
+    not when TLS fails (net.Dialer tries addresses, crypto/tls sees only the connection that was made). `vip` is the
+    last resort of programs that never read the block again: host-network Pods hold a copy of it from when they started.
+    """
     if not fallbacks:
         return (first,)
-    dead = set(failed)
-    rest = sorted(order, key=lambda endpoint: endpoint in dead)  # a stable sort: the order stays otherwise
-    return tuple(dict.fromkeys([first, *(endpoint.address for endpoint in rest)]))
+    found = results or {}
+    bad = {endpoint for endpoint, result in found.items() if result.health in MISLEADING}
+    dead = {endpoint for endpoint, result in found.items() if not result.health.genuine}
+    kept = [endpoint for endpoint in order if endpoint not in bad and endpoint.address != vip]
+    kept.sort(key=lambda endpoint: endpoint in dead)  # a stable sort: the order stays otherwise
+    last = [] if vip is None or vip == first else [vip]
+    return tuple(dict.fromkeys([first, *(endpoint.address for endpoint in kept), *last]))
+
+
+def settled(block: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The block as it is, if it differs from the wanted one only in the order of the fallbacks: no write for that."""
+    same = block[:1] == wanted[:1] and sorted(block) == sorted(wanted)
+    return block if same else wanted
+
+
+def worth_moving(now: Health | None, to: Health) -> bool:
+    """Whether an address that is `to` is better than the one that the node uses, which is `now` (None: there is none).
+
+    Not ready is no reason to move from one genuine address to another that is not ready either: when etcd has lost its
+    quorum all API servers say so, and a move would cut every connection for nothing.
+    """
+
+    def worth(health: Health | None) -> int:
+        return 0 if health is None else health.genuine + health.usable
+
+    return worth(to) > worth(now)
 
 
 @dataclass(frozen=True)
@@ -116,10 +162,19 @@ class VipProof:
 
     good: int = 0  # answers in a row
     bad: int = 0  # failures in a row
+    failures: tuple[ProbeResult, ...] = ()  # the last of these, at most PROOF
 
     def after(self, result: ProbeResult) -> VipProof:
         """The proof with one more answer, good or bad."""
-        return VipProof(good=self.good + 1) if result.health.usable else VipProof(bad=self.bad + 1)
+        if result.health.usable:
+            return VipProof(good=self.good + 1)
+        return VipProof(bad=self.bad + 1, failures=(*self.failures, result)[-PROOF:])
+
+    @property
+    def best_failure(self) -> ProbeResult | None:
+        """The failure that speaks best for the VIP: one of an API server that is not ready, else the last one."""
+        genuine = (failure for failure in reversed(self.failures) if failure.health.genuine)
+        return next(genuine, self.failures[-1] if self.failures else None)
 
     @property
     def proven(self) -> bool:

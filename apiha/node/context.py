@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from apiha.clock import Clock, SystemClock
 from apiha.config import Config
 from apiha.endpoint import Endpoint
+from apiha.errors import ConfigError
 from apiha.hosts import HostsFile, current
 from apiha.log import Reporter
-from apiha.node.choice import addresses_for_block
-from apiha.node.learned import load_learned, node_prober
+from apiha.node import memory
+from apiha.node.choice import interleave
+from apiha.node.learned import node_prober
 from apiha.paths import MACHINE_ID, STATE_DIR
 from apiha.probe import Prober, trial_order
 
 LOOPBACK = "127.0.0.1"  # where a control-plane node's own API server answers
+# machine-id(5); "uninitialized" stands there on the first boot of an image.
+_MACHINE_ID = re.compile(rb"[0-9a-f]{32}")
 
 
 @dataclass
@@ -27,6 +32,7 @@ class Node:
     """What a run works with; everything that touches the world is handed in.
 
     `make_prober` is called anew for each round of a wait, so that a CA or certificate that changes on disk is noticed.
+    `make_timeless_prober` makes one that does not mind certificates that are not valid by this machine's clock.
     """
 
     config: Config
@@ -37,55 +43,102 @@ class Node:
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=random.Random)
     make_prober: Callable[[Config], Prober] = Prober.from_config
+    make_timeless_prober: Callable[[Config], Prober] = Prober.timeless
     make_node_prober: Callable[[Config], AbstractContextManager[Prober]] = node_prober
-
-    def candidates(self) -> tuple[Endpoint, ...]:
-        """All control planes this node knows, in its order of trial: those learned from the cluster, then the
-        configured ones that the cluster does not name (it may have lost them, or they are its last way back).
-        """
-        learned, unknown = self._known()
-        return learned + unknown
-
-    def vip_first(self, vip: Endpoint, block: tuple[str, ...]) -> tuple[str, ...]:
-        """The addresses of a block that says VIP first. After it the groups of `candidates`, each in the order that
-        `block` has now, where the pinned one comes first and those found dead come last.
-        """
-        place = {address: index for index, address in enumerate(block)}
-
-        def rank(endpoint: Endpoint) -> int:
-            return place.get(endpoint.address, len(place))
-
-        rest = [endpoint for group in self._known() for endpoint in sorted(group, key=rank)]
-        return addresses_for_block(vip.address, rest, fallbacks=self.config.fallbacks)
-
-    def _known(self) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
-        """The learned control planes and the configured ones that are not among them, each in the order of trial."""
-        # A hosts file carries no port: where API servers listen on another one than clients dial (behind a VIP that
-        # translates), their addresses are of no use in it, unless the configuration itself names such a port.
-        ports = {self.config.port, *(endpoint.port for endpoint in self.config.control_plane)}
-        learned = [endpoint for endpoint in load_learned(self.state_dir) if endpoint.port in ports]
-        unknown = [endpoint for endpoint in self.config.control_plane if endpoint not in learned]
-        return trial_order(self.name, learned), trial_order(self.name, unknown)
+    _unsaved: memory.Memory | None = None
+    _warned: set[str] = field(default_factory=set)
 
     def block(self) -> tuple[str, ...]:
         """The addresses that the block gives now; none where there is no block."""
         return current(self.hosts.read(), self.config.host).addresses
 
+    def known(self) -> tuple[Endpoint, ...]:
+        """The control planes of the cluster as far as this node knows, in its order of trial: those that it learned
+        and those of the configuration, in turns. These belong in the block.
+        """
+        return interleave(*self._sources())
+
+    def candidates(self, block: tuple[str, ...]) -> tuple[Endpoint, ...]:
+        """Everything worth asking, in this node's order of trial: as `known`, and in turns with these what else the
+        block names, which may be all that is left of a list that was lost.
+        """
+        learned, configured = self._sources()
+        taken = {LOOPBACK, self.config.vip, *(endpoint.address for endpoint in learned + configured)}
+        others = [Endpoint(address, self.config.port) for address in block if address not in taken]
+        return interleave(learned, configured, trial_order(self.name, others[: memory.MOST]))
+
+    def _sources(self) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
+        """The learned control planes and the configured ones, each in this node's order of trial."""
+        # A hosts file carries no port: where API servers listen on another one than clients dial (behind a VIP that
+        # translates), their addresses are of no use in it, unless the configuration itself names such a port.
+        ports = {self.config.port, *(endpoint.port for endpoint in self.config.control_plane)}
+        learned = [endpoint for endpoint in self.remembered().endpoints if endpoint.port in ports]
+        return trial_order(self.name, learned), trial_order(self.name, self.config.control_plane)
+
     def endpoint_of(self, address: str) -> Endpoint:
         """The known endpoint with this address (its port may be its own), else the address with the configured port."""
-        known = (endpoint for endpoint in self.candidates() if endpoint.address == address)
+        known = (endpoint for endpoint in self.known() if endpoint.address == address)
         return next(known, Endpoint(address, self.config.port))
 
+    def remembered(self) -> memory.Memory:
+        """What this node remembers of its cluster; a damaged file is warned about."""
+        if self._unsaved is not None:
+            return self._unsaved
+        found = memory.load(self.state_dir)
+        if found.damage is not None:
+            self.warn_once(f"{found.damage}; going on with the control planes of the configuration")
+        return found
 
-def node_name(machine_id: Path = MACHINE_ID) -> str:
+    def remember(self, new: memory.Memory) -> None:
+        """Keep it for the next run, and for the rest of this one even where the disk takes nothing. Raises OSError."""
+        self._unsaved = new
+        memory.save(self.state_dir, new)
+        self._unsaved = None
+
+    def prober(self, *, timeless: bool = False) -> Prober:
+        """A prober as the configuration describes it, without the client certificate if that cannot be used.
+
+        The certificate shows readiness and nothing else: no reason not to boot. `timeless` as for
+        `make_timeless_prober`. Raises ConfigError.
+        """
+        make = self.make_timeless_prober if timeless else self.make_prober
+        try:
+            prober = make(self.config)
+        except ConfigError as error:
+            if self.config.client_cert is None:
+                raise
+            prober = make(replace(self.config, client_cert=None, client_key=None))
+            self.warn_once(f"{error}; going on without a client certificate")
+        for doubt in getattr(prober, "doubts", ()):
+            self.warn_once(doubt)
+        return prober
+
+    def warn_once(self, message: str) -> None:
+        """Warn, but not of the same thing again."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.report.warning(message)
+
+
+def node_name(report: Reporter, *, machine_id: Path = MACHINE_ID) -> str:
     """What this node's order of trial follows from: its host name, or the machine id where it has none yet.
 
     Before DHCP or cloud-init has named them all nodes of an image are `localhost`, and would choose alike.
     """
-    name = os.uname().nodename
-    if name.split(".")[0] in ("", "localhost", "(none)"):
-        try:
-            return machine_id.read_text().strip() or name
-        except OSError:
-            pass
+    name = os.uname().nodename  # bytes that are not UTF-8 become surrogates (PEP 383)
+    if name.split(".")[0] not in ("", "localhost", "(none)"):
+        if not name.isprintable():
+            report.warning(f"the host name {name!a} is not UTF-8 text; used as it is")
+        return name
+    try:
+        with open(machine_id, "rb") as file:
+            found = file.read(64).strip()
+    except OSError:
+        return name
+    if _MACHINE_ID.fullmatch(found):
+        return found.decode("ascii")
+    report.warning(
+        f"{machine_id} holds no machine id ({found.decode('utf-8', 'backslashreplace')!a}), and this machine has no "
+        "host name: it tries the control planes in the same order as every other machine without a name"
+    )
     return name

@@ -1,8 +1,8 @@
-"""What a node can learn from the API server: which control planes there are now.
+"""What a node can learn from the API server: which control planes there are now, and which cluster it is.
 
 The list in the configuration is only where a node starts from. The API servers keep themselves in the EndpointSlice
-of the Service `default/kubernetes`; a node reads it with the kubelet's own client certificate and keeps it on disk, so
-that it finds its way even after every control plane of its configuration was replaced.
+of the Service `default/kubernetes`; a node reads it with the kubelet's own client certificate and remembers it
+(`memory`), so that it finds its way even after every control plane of its configuration was replaced.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from apiha import files
 from apiha.config import Config
-from apiha.endpoint import Endpoint, parse_ip, parse_port
+from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
+from apiha.node.memory import MOST, uid_or_none
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober
 from apiha.slices import Slice, ready_endpoints, slices_of_endpoints
 from apiha.trust import pem_file, read_kubeconfig
 
-LEARNED = "control-planes.json"
 # The API servers keep themselves in this one slice, called like its Service (pkg/controlplane/reconcilers). Read by its
 # name, so that a node's right to it can be a right to nothing else (see manifests/nodes-rbac.yaml).
 SLICE_PATH = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 ENDPOINTS_PATH = "/api/v1/namespaces/default/endpoints/kubernetes"
+# Its UID is what tells clusters apart that share a CA: every cluster has this namespace, and makes its own.
+NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
+REQUEST_TIMEOUT = (
+    2.0  # seconds for each of at most three requests, whatever `probe_timeout` is: a pass waits for them
+)
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
 
@@ -34,8 +39,12 @@ class NotLearned(ApihaError):
     """The control planes could not be read from the API server; the message says why."""
 
 
+class Refused(NotLearned):
+    """The API server said something that no cluster says; nothing of it is taken."""
+
+
 def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, ...]:
-    """The control planes that the API server at `endpoint` knows, sorted; raises NotLearned.
+    """The control planes that the API server at `endpoint` knows, sorted; raises NotLearned, Refused.
 
     Reads the EndpointSlice, and where the node may not (its right comes with `apiha manifests`) or there is none of
     that name, the deprecated Endpoints, which every kubelet may read: rule `endpoints` of NodeRules,
@@ -49,31 +58,50 @@ def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, 
         raise NotLearned(
             f"{endpoint} answered HTTP {status} for the addresses of the Service default/kubernetes"
         )
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise NotLearned(f"{endpoint} answered with something else than JSON ({error})") from None
+    document = _json(endpoint, data)
     return control_planes_of(slices_of_endpoints(document) if deprecated else (document,))
 
 
+def fetch_cluster_uid(prober: Prober, endpoint: Endpoint) -> str | None:
+    """The UID of the namespace kube-system at `endpoint`; None where this node may not read it. Raises NotLearned."""
+    status, data = _get(prober, endpoint, NAMESPACE_PATH)
+    document = _json(endpoint, data) if status == 200 else None
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    return uid_or_none(metadata.get("uid")) if isinstance(metadata, dict) else None
+
+
 def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
-    """The ready control planes that these slices name, sorted; raises NotLearned if there is none."""
+    """The ready control planes that these slices name, sorted; raises NotLearned if there is none, Refused if there are
+    more than a cluster can have.
+    """
     found = ready_endpoints(slices)
     if not found:
         raise NotLearned("the Service default/kubernetes has no ready address")
+    if len(found) > MOST:
+        raise Refused(f"the Service default/kubernetes names {len(found)} addresses; expected at most {MOST}")
     return tuple(sorted(found))
 
 
+def _json(endpoint: Endpoint, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise NotLearned(f"{endpoint} answered with something else than JSON ({error})") from None
+
+
 def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
-    """Status and body of one request; raises NotLearned."""
-    data = b""
+    """Status and body of one request; raises NotLearned.
+
+    The bytes are taken as they come. Decoding what the server calls compressed could make gigabytes of a few.
+    """
+    data = bytearray()
     try:
         with prober.request(endpoint, path) as response:
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 data += chunk
                 if len(data) > _LARGEST_ANSWER:
                     raise NotLearned(f"{endpoint} answered with more than {_LARGEST_ANSWER} bytes")
-            return response.status_code, data
+            return response.status_code, bytes(data)
     except NotLearned:
         raise
     except Exception as error:  # the network, and whatever a stranger's bytes make a library raise
@@ -82,39 +110,13 @@ def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:
         ) from None
 
 
-def load_learned(state_dir: Path) -> tuple[Endpoint, ...]:
-    """The control planes that an earlier run learned; empty where there are none or the file is damaged."""
-    try:
-        with open(state_dir / LEARNED, "rb") as file:
-            document = json.loads(file.read(_LARGEST_ANSWER))
-        return tuple(
-            sorted(
-                {Endpoint(parse_ip(e["address"]), parse_port(e["port"])) for e in document["control_planes"]}
-            )
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ()  # it is a cache: the configuration stands in for it, and the next pass writes it anew
-
-
-def save_learned(state_dir: Path, endpoints: Iterable[Endpoint]) -> bool:
-    """Keep the control planes for the next start; False if they are kept already. Raises OSError."""
-    wanted = tuple(sorted(endpoints))
-    if load_learned(state_dir) == wanted:
-        return False
-    state_dir.mkdir(parents=True, exist_ok=True)
-    document = {"control_planes": [{"address": e.address, "port": e.port} for e in wanted]}
-    path, data = str(state_dir / LEARNED), f"{json.dumps(document, indent=1)}\n".encode()
-    with contextlib.suppress(files.ChangedMeanwhileError):  # another run has just kept what it learned
-        files.replace(path, data, files.read(path)[1])
-    return True
-
-
 @contextlib.contextmanager
 def node_prober(config: Config, *, kubelet: Path = KUBELET_KUBECONFIG) -> Iterator[Prober]:
     """A prober with this node's identity: `client_cert` if set, else what kubelet.conf holds.
 
     Raises ConfigError where the node has no client certificate (yet).
     """
+    config = replace(config, probe_timeout=min(config.probe_timeout, REQUEST_TIMEOUT))
     if config.client_cert is not None:
         yield Prober.from_config(config)
         return

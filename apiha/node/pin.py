@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
+
 from apiha.clock import backoff
 from apiha.config import require_control_plane
 from apiha.endpoint import Endpoint
-from apiha.errors import NoControlPlane
+from apiha.errors import HostsConflict, NoControlPlane
 from apiha.hosts import HostsFile
 from apiha.log import Reporter
-from apiha.node.choice import Race, addresses_for_block
-from apiha.node.context import LOOPBACK, Node
-from apiha.node.trial import find_live
-from apiha.probe import Health, ProbeResult
+from apiha.node.block import Block, write_own, write_pin
+from apiha.node.choice import Race
+from apiha.node.context import Node
+from apiha.node.trial import find_live, survey
+from apiha.probe import ProbeResult
 
 LAST_TRY = 1.0  # seconds that a try gets which starts when the time is nearly up
+CLOCK_OFF = timedelta(
+    hours=1
+)  # certificates begin and end at any time of a day: no smaller error explains much
 
 
-def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[str, ...]:
+def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> Block:
     """Point the name at a live control plane, the others after it; returns the addresses of the block.
 
-    `address` asks for that one and no other. For up to `wait` seconds failures are tried again. Raises
-    NoControlPlane if nobody proved genuine, and whatever reading the CA or writing the hosts file raises; the hosts
-    file is untouched then.
+    `address` asks for that one and no other. For up to `wait` seconds failures are tried again, and no try outlasts
+    that by more than `LAST_TRY`; without `wait` there is one try, which takes what it takes. Raises NoControlPlane if
+    nobody proved genuine, and whatever reading the CA or writing the hosts file raises.
     """
     if node.config.role == "control-plane" and address is None:
         return write_own(node)
-    order = node.candidates()
     if address is not None:
-        order = (Endpoint.parse(address, node.config.port),)
-    elif not order:
-        require_control_plane(node.config)
+        order: tuple[Endpoint, ...] = (Endpoint.parse(address, node.config.port),)
+    else:
+        order = node.candidates(node.block())
+        if not order:
+            require_control_plane(node.config)
     start = node.clock.monotonic()
     deadline = start + wait
     attempt, failures = 0, "no answer in time"
     while True:
         race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
-        node.report.status(
-            f"trying {', '.join(map(str, order))}",
-            node.clock.monotonic() - start,
-            deadline - node.clock.monotonic(),
-        )
-        prober = node.make_prober(node.config)
-        until = max(deadline, node.clock.monotonic() + LAST_TRY) if attempt else None
+        prober = node.prober()  # takes its time on a cold disk
+        now = node.clock.monotonic()
+        node.report.status(f"trying {', '.join(map(str, order))}", now - start, deadline - now)
+        until = max(deadline, now + LAST_TRY) if wait else None
         winner = find_live(prober.probe, race, node.clock, until=until)
+        winner = winner or _despite_the_clock(node, race.results)
         if winner is not None:
-            return write_pin(node, winner, race)
-        failures = failures_of(race) or failures  # the last race may have been cut before any answer
+            return _write(node, winner, race.results)
+        failures = failures_of(race.results) or failures  # the last race may have been cut before any answer
         remaining = deadline - node.clock.monotonic()
         if remaining <= 0:
             raise NoControlPlane(f"no live control plane: {failures}")
@@ -58,53 +64,46 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> tuple[s
         attempt += 1
 
 
-def failures_of(race: Race) -> str:
+def failures_of(results: Mapping[Endpoint, ProbeResult]) -> str:
     """Why each candidate was no good, in one line."""
-    return "; ".join(f"{r.endpoint} {r.health.value}: {r.detail}" for r in race.results.values())
+    return "; ".join(f"{r.endpoint} {r.health.value}: {r.detail}" for r in results.values())
 
 
-def write_own(node: Node) -> tuple[str, ...]:
-    """A control-plane node's block: its own API server first. Nothing is probed: kubelet has yet to start it."""
-    addresses = addresses_for_block(LOOPBACK, node.candidates(), fallbacks=node.config.fallbacks)
-    write_block(node, addresses, f"{node.config.host} points at this node's own API server, {LOOPBACK}")
-    return addresses
+def _write(node: Node, winner: ProbeResult, results: Mapping[Endpoint, ProbeResult]) -> Block:
+    """Write the pin; with a foreign line that is to be refused, at least let the block not lead to a dead VIP."""
+    try:
+        return write_pin(node, winner, results, expected=None)
+    except HostsConflict:
+        if node.config.vip is not None and node.block()[:1] == (node.config.vip,):
+            # The foreign line stands as it stood. A block is there already, so no line is added to the conflict.
+            write_pin(node, winner, results, expected=None, on_conflict="leave")
+        raise
 
 
-def write_pin(node: Node, winner: ProbeResult, race: Race) -> tuple[str, ...]:
-    """Write the block that the race decided, its winner first; returns the addresses. Raises as `write_block` does."""
-    failed = [endpoint for endpoint, result in race.results.items() if not result.health.genuine]
-    for endpoint in failed:
-        node.report.info(f"passed over {endpoint}: {race.results[endpoint].detail}", endpoint=str(endpoint))
-    if winner.health is Health.NOT_READY:
-        node.report.warning(
-            f"no control plane is ready; taking {winner.endpoint}, which is alive ({winner.detail})"
-        )
-    order = race.order if len(race.order) > 1 else (*race.order, *node.candidates())
-    addresses = addresses_for_block(
-        winner.endpoint.address, order, fallbacks=node.config.fallbacks, failed=failed
-    )
-    if winner.endpoint.port != node.config.port:
-        node.report.warning(
-            f"{winner.endpoint} answers on port {winner.endpoint.port}, but a hosts file carries no port: clients dial "
-            f"{node.config.port} (port) there"
-        )
-    took = f"{winner.latency * 1000:.0f} ms"
-    write_block(
-        node,
-        addresses,
-        f"pinned {node.config.host} to {winner.endpoint} ({winner.health.value}, answered in {took})",
-    )
-    return addresses
+def _despite_the_clock(node: Node, results: Mapping[Endpoint, ProbeResult]) -> ProbeResult | None:
+    """A control plane whose certificate is only not valid by this machine's clock, if that clock is wrong; else None.
 
-
-def write_block(node: Node, addresses: tuple[str, ...], message: str) -> bool:
-    """Write the block and say so; whether anything was written. Raises HostsConflict, HostsFileError, NotPermitted."""
-    change = node.hosts.pin(node.config.host, addresses, node.config.on_conflict)
-    change.report(node.report, node.hosts.path)
-    fallbacks = f"; fallbacks {', '.join(addresses[1:])}" if addresses[1:] else ""
-    unchanged = "" if change.written else " (already so, nothing written)"
-    node.report.info(f"{message}{fallbacks}{unchanged}", addresses=list(addresses), written=change.written)
-    return change.written
+    A machine may boot with a clock that is years off, and be put right by a time server later; kubelet needs its
+    control plane then. The clock counts as wrong if the control plane's differs by more than `CLOCK_OFF`, and the
+    certificate is valid by that one. Whoever holds an expired certificate of the cluster could pretend that: it gains
+    a place in the block, where kubelet, which goes by the certificate, takes it for dead.
+    """
+    suspects = [endpoint for endpoint, result in results.items() if result.clock_problem]
+    if not suspects:
+        return None
+    prober = node.prober(timeless=True)
+    now = node.clock.now()
+    for result in survey(prober.probe, suspects).values():
+        theirs, expires = result.server_time, result.certificate_expires
+        if not result.health.usable or theirs is None or expires is None:
+            continue
+        if abs(theirs - now) > CLOCK_OFF and theirs < expires:
+            node.report.warning(
+                f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, that of {result.endpoint} says "
+                f"{theirs:%Y-%m-%d %H:%M}: taking its certificate for valid; clients will not, until the clock is right"
+            )
+            return result
+    return None
 
 
 def unpin(hosts: HostsFile, host: str | None, report: Reporter) -> None:

@@ -1,86 +1,116 @@
-"""Reconcile: one pass that puts the block right, and what a pass learns from the API server that it found."""
+"""Reconcile: one pass that puts the block right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 
 from apiha.config import require_control_plane
 from apiha.endpoint import Endpoint
-from apiha.errors import ConfigError, NoControlPlane
-from apiha.node.choice import Race, addresses_for_block
+from apiha.errors import NoControlPlane
+from apiha.hosts import BlockChanged
+from apiha.node.block import Block, pinned_block, swapped_block, write_block, write_own, write_pin
+from apiha.node.choice import Race, settled, worth_moving
 from apiha.node.context import LOOPBACK, Node
-from apiha.node.learned import NotLearned, fetch_control_planes, save_learned
-from apiha.node.pin import failures_of, write_block, write_own, write_pin
-from apiha.node.trial import ask_vip, find_live
-from apiha.probe import Prober
+from apiha.node.learn import OtherCluster, learn
+from apiha.node.pin import failures_of
+from apiha.node.trial import ask_vip, find_live, survey
+from apiha.probe import Health, Prober, ProbeResult
+
+ATTEMPTS = 5  # how often a pass decides anew because another run changed the block meanwhile
 
 
-def reconcile(node: Node) -> tuple[str, ...]:
+def reconcile(node: Node) -> Block:
     """One pass that puts the block right if it is not; returns its addresses. Idempotent.
 
-    The VIP answers: VIP first. It does not: a live control plane first. Nothing answers: raises
-    NoControlPlane, and the block is untouched.
+    The VIP answers: VIP first. It does not: a live control plane first. Nothing answers: raises NoControlPlane, and the
+    block is untouched. Raises BlockChanged if other runs changed the block during each of `ATTEMPTS` decisions.
     """
     if node.config.role == "control-plane":
-        addresses = write_own(node)
-        learn(node, Endpoint(LOOPBACK, node.config.port))
-        return addresses
+        _at_home(node, Endpoint(LOOPBACK, node.config.port))
+        return write_own(node)
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _decide(node, node.block())
+        except BlockChanged:
+            node.report.info("another run changed the block meanwhile: deciding anew")
+    return _decide(node, node.block())
+
+
+def _decide(node: Node, block: Block) -> Block:
+    """Decide by what answers, given this block, and write it; raises BlockChanged if it is another one by then."""
     vip = node.config.vip_endpoint
-    if vip is None and not node.candidates():
+    if vip is None and not node.candidates(block):
         require_control_plane(node.config)
-    prober = node.make_prober(node.config)
-    block = node.block()
-    if vip is not None:
-        swapped = block[:1] == (vip.address,)
-        verdict = ask_vip(lambda: prober.probe(vip), swapped=swapped, pause=node.clock.sleep)
-        if verdict.health.usable:
-            addresses = node.vip_first(vip, block)
-            write_block(node, addresses, f"the VIP {vip} answers; {node.config.host} points at it")
-            learn(node, vip)
-            return addresses
-        node.report.info(f"the VIP {vip} does not answer ({verdict.health.value}: {verdict.detail})")
-    return _keep_or_pin(node, prober, block)
+    prober = node.prober()
+    verdict = None if vip is None else _verdict(node, prober, vip, block)
+    if vip is not None and verdict is not None and verdict.health.usable:
+        wanted = swapped_block(node, vip, block, survey(prober.probe, node.known()))
+        addresses = settled(block, wanted)
+        message = f"the VIP {vip} answers; {node.config.host} points at it"
+        write_block(node, addresses, message, expected=block)
+        return addresses
+    return _without_vip(node, prober, block, verdict)
 
 
-def _keep_or_pin(node: Node, prober: Prober, block: tuple[str, ...]) -> tuple[str, ...]:
-    """Without a VIP: keep the control plane that comes first in the block if it is usable, else race for another."""
-    order = node.candidates()
+def _verdict(node: Node, prober: Prober, vip: Endpoint, block: Block) -> ProbeResult:
+    """Whether to rely on the VIP: whether it answers, and leads to this node's cluster as far as that can be told."""
+    swapped = block[:1] == (vip.address,)
+    verdict = ask_vip(lambda: prober.probe(vip), swapped=swapped, pause=node.clock.sleep)
+    if verdict.health.usable:
+        if _at_home(node, vip):
+            return verdict
+        verdict = replace(verdict, health=Health.UNTRUSTED, detail="it leads to another cluster")
+    node.report.info(f"the VIP {vip} does not answer ({verdict.health.value}: {verdict.detail})")
+    return verdict
+
+
+def _without_vip(node: Node, prober: Prober, block: Block, vip: ProbeResult | None) -> Block:
+    """Keep what comes first in the block as long as nothing is better, else pin; `vip` is the verdict on the VIP."""
+    order = node.candidates(block)
     if not order:
         require_control_plane(node.config)
-    first = next((e for e in order if block[:1] == (e.address,)), None)
-    if first is not None and (result := prober.probe(first)).health.usable:
-        addresses = addresses_for_block(first.address, order, fallbacks=node.config.fallbacks)
-        addresses = _settled(block, addresses)
-        write_block(node, addresses, f"{node.config.host} points at {first} ({result.health.value})")
-        learn(node, first)
-        return addresses
-    race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
-    winner = find_live(prober.probe, race, node.clock)
-    if winner is None:
-        raise NoControlPlane(f"nothing answers, the block stays as it is: {failures_of(race)}")
-    addresses = write_pin(node, winner, race)
-    learn(node, winner.endpoint)
-    return addresses
+    first = _first(node, prober, block, vip)
+    strangers: set[Endpoint] = set()
+    if first is not None and first.health.usable:
+        if _at_home(node, first.endpoint):
+            addresses = settled(block, pinned_block(node, first.endpoint, survey(prober.probe, node.known())))
+            message = f"{node.config.host} points at {first.endpoint} ({first.health.value})"
+            write_block(node, addresses, message, expected=block)
+            return addresses
+        strangers.add(first.endpoint)
+        first = None
+    while True:
+        race = Race(
+            tuple(e for e in order if e not in strangers), node.config.hedge_delay, node.config.probe_timeout
+        )
+        winner = find_live(prober.probe, race, node.clock)
+        if winner is None:
+            failures = failures_of(race.results) or "every one that answers belongs to another cluster"
+            raise NoControlPlane(f"nothing answers, the block stays as it is: {failures}")
+        if first is not None and not worth_moving(first.health, winner.health):
+            node.report.warning(
+                f"nothing is ready: the block stays with {first.endpoint} ({first.health.value}: {first.detail})"
+            )
+            return block
+        if not winner.health.usable or _at_home(node, winner.endpoint):
+            return write_pin(node, winner, race.results, expected=block)
+        strangers.add(winner.endpoint)
 
 
-def _settled(block: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The block as it is, if it differs from the wanted one only in the order of the fallbacks: no write for that."""
-    same = block[:1] == wanted[:1] and sorted(block) == sorted(wanted)
-    return block if same else wanted
+def _first(node: Node, prober: Prober, block: Block, vip: ProbeResult | None) -> ProbeResult | None:
+    """What the address that comes first in the block answers; None if there is none that this node should keep."""
+    if vip is not None and block[:1] == (vip.endpoint.address,):
+        return vip
+    known = (endpoint for endpoint in node.known() if block[:1] == (endpoint.address,))
+    first = next(known, None)
+    return None if first is None else prober.probe(first)
 
 
-def learn(node: Node, endpoint: Endpoint) -> None:
-    """Keep the control planes that the cluster names now, for the next start; trouble is no more than logged."""
+def _at_home(node: Node, endpoint: Endpoint) -> bool:
+    """Learn from this API server; whether it belongs to this node's cluster, as far as that can be told."""
     try:
-        with node.make_node_prober(node.config) as identified:
-            found = fetch_control_planes(identified, endpoint)
-        if save_learned(node.state_dir, found):
-            node.report.info(f"learned the control planes: {_words(found)}")
-    except (ConfigError, NotLearned) as error:
-        node.report.debug(f"control planes not learned: {error}")
-    except OSError as error:
-        node.report.debug(f"control planes not kept in {node.state_dir}: {error.strerror}")
-
-
-def _words(endpoints: Iterable[Endpoint]) -> str:
-    return ", ".join(map(str, endpoints))
+        learn(node, endpoint)
+    except OtherCluster as error:
+        node.report.warning(str(error))
+        return False
+    return True

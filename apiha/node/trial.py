@@ -1,15 +1,15 @@
-"""Asking: the race among control planes and the trial of the VIP, with real probes. The rules are in `choice`."""
+"""Asking: the race among control planes, the trial of the VIP, a look at the fallbacks. The rules are in `choice`."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from apiha.clock import Clock
 from apiha.endpoint import Endpoint
 from apiha.node.choice import Race, VipProof
-from apiha.probe import ProbeResult
+from apiha.probe import ProbeResult, probe_all
 
 PROOF_INTERVAL = 0.2  # seconds between the answers that decide about a VIP
 
@@ -39,7 +39,7 @@ def find_live(
 def ask_vip(
     probe: Callable[[], ProbeResult], *, swapped: bool, pause: Callable[[float], None]
 ) -> ProbeResult:
-    """Whether to rely on the VIP, by up to three probes; the last one's result stands for the verdict.
+    """Whether to rely on the VIP, by up to three probes; the result stands for the verdict.
 
     `swapped` is whether the block says VIP first now, `pause` takes seconds. No more probes than `VipProof` needs.
     """
@@ -48,5 +48,13 @@ def ask_vip(
         result = probe()
         proof = proof.after(result)
         if proof.settled(swapped=swapped):
-            return result
+            return proof.best_failure or result
         pause(PROOF_INTERVAL)
+
+
+def survey(
+    probe: Callable[[Endpoint], ProbeResult], endpoints: Iterable[Endpoint]
+) -> dict[Endpoint, ProbeResult]:
+    """What each address answers, all asked at once: takes as long as the slowest, at most one probe's time limit."""
+    asked = tuple(endpoints)
+    return dict(zip(asked, probe_all(probe, asked), strict=True))

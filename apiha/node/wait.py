@@ -5,16 +5,21 @@ A node swaps late, because the Service rules that make the VIP answer are writte
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from apiha.clock import Clock
 from apiha.config import require_vip
 from apiha.durations import format_duration
-from apiha.errors import VipTimeout
-from apiha.node.choice import Race, VipProof
+from apiha.endpoint import Endpoint
+from apiha.errors import ApihaError, ConfigError, VipTimeout
+from apiha.hosts import BlockChanged
+from apiha.node.block import Block, swapped_block, write_block, write_pin
+from apiha.node.choice import PROOF, Race, VipProof, settled, worth_moving
 from apiha.node.context import Node
-from apiha.node.pin import pin, write_block, write_pin
-from apiha.node.reconcile import learn
-from apiha.node.trial import PROOF_INTERVAL, find_live
-from apiha.probe import Prober, ProbeResult, probe_all
+from apiha.node.learn import OtherCluster, learn
+from apiha.node.pin import pin
+from apiha.node.trial import PROOF_INTERVAL, find_live, survey
+from apiha.probe import Health, Prober, ProbeResult, probe_all
 
 VIP_INTERVAL = 1.0  # seconds between two looks at a VIP that does not answer yet
 VIP_INTERVAL_MAX = 5.0  # ... once it has been silent for a while; nothing on the cluster waits for us
@@ -23,79 +28,147 @@ RECHECK_INTERVAL_MAX = 30.0  # ... once the wait is long: ten thousand workers m
 STILL_WAITING_INTERVAL = 60.0  # seconds between two log lines of a wait in which nothing changes
 
 
-def swap(node: Node) -> tuple[str, ...]:
-    """Point the name at the VIP, the control planes after it; returns the addresses of the block."""
-    vip = require_vip(node.config)
-    addresses = node.vip_first(vip, node.block())
-    write_block(node, addresses, f"swapped {node.config.host} to the VIP {vip}")
-    return addresses
-
-
-def wait_vip(node: Node, *, timeout: float | None = None) -> tuple[str, ...]:
+def wait_vip(node: Node, *, timeout: float | None = None) -> Block:
     """Wait until the VIP proves itself, then swap; meanwhile replace the pinned control plane when it dies.
 
-    `timeout` in seconds, None for no limit. Returns the addresses of the block. Raises VipTimeout.
+    `timeout` in seconds, None for no limit. Returns the addresses of the block. Raises VipTimeout, or what was in the
+    way all the time: ConfigError for a CA that is not there (on a node that has yet to join) or cannot be used.
     """
     if node.config.role == "control-plane":
         node.report.info("role is control-plane: the name stays at 127.0.0.1, there is nothing to wait for")
         return node.block()
-    vip = require_vip(node.config)
-    start = node.clock.monotonic()
-    deadline = None if timeout is None else start + timeout
-    seldom, proof, check_at = _Seldom(node.clock), VipProof(), start
-    while True:
-        began = node.clock.monotonic()
-        pinned = next(iter(node.block()), None)
+    return _Wait(node, require_vip(node.config), timeout).run()
+
+
+class _Wait:
+    """One wait for the VIP."""
+
+    def __init__(self, node: Node, vip: Endpoint, timeout: float | None) -> None:
+        self.node = node
+        self.vip = vip
+        self.start = node.clock.monotonic()
+        self.deadline = None if timeout is None else self.start + timeout
+        self.proof = VipProof()
+        self.check_at = self.start
+        self.seldom = _Seldom(node.clock)
+
+    def run(self) -> Block:
+        """Look again and again until the swap, or until the time is up."""
+        while True:
+            began = self.node.clock.monotonic()
+            problem: ApihaError | None = None
+            interval = VIP_INTERVAL_MAX
+            try:
+                prober = self.node.prober()
+            except ConfigError as error:
+                problem = error
+                if self.seldom.worth_saying("prober", str(error)):
+                    self.node.report.warning(f"{error}; trying again")
+            else:
+                block = self.node.block()
+                try:
+                    saying = self._look(prober, block, began)
+                    if saying is None:
+                        return self._swap(prober, block)
+                    problem = self._timeout(saying)
+                except BlockChanged:
+                    self.node.report.info("another run changed the block meanwhile: deciding anew")
+                    self.proof = VipProof()
+                interval = self._interval(block)
+            now = self.node.clock.monotonic()
+            if self.deadline is not None and now >= self.deadline:
+                raise problem or self._timeout("another run kept changing the block")
+            wake = began + interval * self.node.rng.uniform(0.9, 1.1)
+            self.node.clock.sleep((wake if self.deadline is None else min(wake, self.deadline)) - now)
+
+    def _look(self, prober: Prober, block: Block, began: float) -> str | None:
+        """Ask the VIP, and now and then the pinned control plane; what the VIP lacks yet, None if it has proved itself.
+
+        Raises BlockChanged.
+        """
+        node, vip = self.node, self.vip
+        pinned = next(iter(block), None)
         swapped = pinned == vip.address
-        check = began >= check_at and not swapped
-        prober = node.make_prober(node.config)
+        check = began >= self.check_at and not swapped
         endpoints = [vip] + ([node.endpoint_of(pinned)] if check and pinned is not None else [])
         node.report.status(
             f"waiting for the VIP {vip}, {f'pinned to {pinned}' if pinned else 'not pinned'}",
-            began - start,
-            None if deadline is None else deadline - began,
+            began - self.start,
+            None if self.deadline is None else self.deadline - began,
         )
-        answers = probe_all(prober.probe, endpoints)
-        proof = proof.after(answers[0])
-        if proof.proven:
-            addresses = swap(node)
-            learn(node, vip)
-            return addresses
-        saying = f"{answers[0].health.value}: {answers[0].detail}"
-        if proof.bad and seldom.worth_saying("vip", saying):
-            node.report.info(f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - start, 1))
-        if check:
-            check_at = began + min(RECHECK_INTERVAL_MAX, RECHECK_INTERVAL * (1 + proof.bad // 10))
-        if (check and not (answers[1:] and answers[1].health.usable)) or (swapped and proof.lost):
-            lost = answers[1] if answers[1:] else None
-            _replace_pinned(node, prober, lost, seldom, until=deadline)
-        if deadline is not None and node.clock.monotonic() >= deadline:
-            raise VipTimeout(
-                f"the VIP {vip} did not prove itself within {format_duration(deadline - start)} ({saying}); "
-                "the name stays pinned; does kube-proxy run on this node, and does the Service `apiserver` exist?"
+        answer, *others = probe_all(prober.probe, endpoints)
+        self.proof = self.proof.after(answer)
+        if self.proof.proven:
+            answer = self._at_home(answer)
+            if self.proof.proven:
+                return None
+        saying = f"{answer.health.value}: {answer.detail}"
+        if self.proof.bad and self.seldom.worth_saying("vip", saying):
+            node.report.info(
+                f"the VIP {vip} does not answer yet ({saying})", elapsed=round(began - self.start, 1)
             )
-        if proof.good or (swapped and not proof.lost):  # about to be decided
-            interval = PROOF_INTERVAL
-        else:
-            interval = min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + proof.bad // 30))
-        wake = began + interval * node.rng.uniform(0.9, 1.1)
-        node.clock.sleep((wake if deadline is None else min(wake, deadline)) - node.clock.monotonic())
+        if check:
+            self.check_at = began + min(RECHECK_INTERVAL_MAX, RECHECK_INTERVAL * (1 + self.proof.bad // 10))
+        if swapped and self.proof.lost:
+            self._replace(prober, block, self.proof.best_failure)
+        elif check and not (others and others[0].health.usable):
+            self._replace(prober, block, others[0] if others else None)
+        return saying
 
+    def _at_home(self, answer: ProbeResult) -> ProbeResult:
+        """The answer if the VIP leads to this node's cluster; else it is a failure."""
+        try:
+            learn(self.node, self.vip)
+        except OtherCluster as error:
+            if self.seldom.worth_saying("cluster", str(error)):
+                self.node.report.warning(str(error))
+            answer = replace(answer, health=Health.UNTRUSTED, detail="it leads to another cluster")
+            for _ in range(PROOF):  # asking again would change nothing
+                self.proof = self.proof.after(answer)
+        return answer
 
-def _replace_pinned(
-    node: Node, prober: Prober, lost: ProbeResult | None, seldom: _Seldom, *, until: float | None
-) -> None:
-    """Pin another control plane if one is better than the one that stopped being usable; else leave things alone."""
-    if lost is not None and seldom.worth_saying("pinned", f"{lost.endpoint} {lost.detail}"):
-        node.report.warning(f"the pinned control plane {lost.endpoint} is {lost.health.value}: {lost.detail}")
-    order = node.candidates()
-    race = Race(order, node.config.hedge_delay, node.config.probe_timeout)
-    winner = find_live(prober.probe, race, node.clock, until=until)
-    if winner is None:
-        if seldom.worth_saying("others", "none"):
-            node.report.warning("no other control plane answers either; the block stays as it is")
-    elif lost is None or winner.endpoint != lost.endpoint:
-        write_pin(node, winner, race)
+    def _swap(self, prober: Prober, block: Block) -> Block:
+        """Point the name at the VIP, the control planes after it. Raises BlockChanged."""
+        results = survey(prober.probe, self.node.known())
+        addresses = settled(block, swapped_block(self.node, self.vip, block, results))
+        message = f"swapped {self.node.config.host} to the VIP {self.vip}"
+        write_block(self.node, addresses, message, expected=block)
+        return addresses
+
+    def _replace(self, prober: Prober, block: Block, lost: ProbeResult | None) -> None:
+        """Pin another control plane if one is better than what comes first in the block, which answered `lost` (None:
+        nothing comes first); else leave things alone. Raises BlockChanged.
+        """
+        node = self.node
+        pinned = lost if lost is not None and lost.endpoint != self.vip else None
+        if pinned is not None and self.seldom.worth_saying("pinned", f"{pinned.endpoint} {pinned.detail}"):
+            node.report.warning(
+                f"the pinned control plane {pinned.endpoint} is {pinned.health.value}: {pinned.detail}"
+            )
+        race = Race(node.candidates(block), node.config.hedge_delay, node.config.probe_timeout)
+        winner = find_live(prober.probe, race, node.clock, until=self.deadline)
+        if winner is None:
+            if self.seldom.worth_saying("others", "none"):
+                node.report.warning("no other control plane answers either; the block stays as it is")
+        elif worth_moving(None if lost is None else lost.health, winner.health):
+            write_pin(node, winner, race.results, expected=block)
+
+    def _interval(self, block: Block) -> float:
+        """Seconds between the begin of this look and that of the next."""
+        if self.proof.good or (
+            block[:1] == (self.vip.address,) and not self.proof.lost
+        ):  # about to be decided
+            return PROOF_INTERVAL
+        return min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + self.proof.bad // 30))
+
+    def _timeout(self, saying: str) -> VipTimeout:
+        waited = (
+            self.node.clock.monotonic() - self.start if self.deadline is None else self.deadline - self.start
+        )
+        return VipTimeout(
+            f"the VIP {self.vip} did not prove itself within {format_duration(waited)} ({saying}); "
+            "the name stays pinned; does kube-proxy run on this node, and does the Service `apiserver` exist?"
+        )
 
 
 def bootstrap(node: Node, *, pin_only: bool = False, timeout: float | None = None) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
 from apiha.hosts import HostsFile, current, find_foreign, parse
 from apiha.install.units import SANDBOX, UNITS
+from apiha.node import memory
 from apiha.node.context import LOOPBACK
-from apiha.node.learned import LEARNED, load_learned
 from apiha.node.trial import ask_vip
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober, ProbeResult, probe_all
@@ -118,13 +118,13 @@ def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = N
 def _control_planes(config: Config, state_dir: Path) -> list[Endpoint]:
     """This node's own API server if it has one, then the configured control planes, then the learned ones."""
     own = [Endpoint(LOOPBACK, config.port)] if config.role == "control-plane" else []
-    return own + list(dict.fromkeys([*config.control_plane, *load_learned(state_dir)]))
+    return own + list(dict.fromkeys([*config.control_plane, *memory.load(state_dir).endpoints]))
 
 
 def _may_read_learned(state_dir: Path) -> bool:
     """Whether this user may see what was learned; the state folder is root's."""
     try:
-        (state_dir / LEARNED).stat()
+        (state_dir / memory.FILE).stat()
     except PermissionError:
         return False
     except OSError:

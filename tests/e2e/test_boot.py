@@ -263,10 +263,11 @@ def test_kubelet_starts_after_the_pin_and_before_the_swap(worker: Machine) -> No
     swapped = worker.wait_for_journal("apiha-vip.service", "swapped").at
     assert pinned < kubelet < vip_up < swapped
 
-    # What kubelet saw when it started: the name, at a control plane first, at the others after it, no VIP.
+    # What kubelet saw when it started: the name, at a control plane first, at the others after it, at the VIP last.
     started = worker.wait_for_journal("kubelet.service", "started;").message
     addresses = started.partition(f"{NAME} is ")[2].split()
-    assert sorted(addresses) == list(CONTROL_PLANES)
+    assert sorted(addresses[:-1]) == list(CONTROL_PLANES)
+    assert addresses[-1] == VIP
     reached = worker.wait_for_journal("kubelet.service", "reached the API server").message
     assert reached.endswith(tuple(CONTROL_PLANES))
 

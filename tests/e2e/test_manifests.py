@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from apiha.endpoint import Endpoint
-from apiha.node.learned import fetch_control_planes
+from apiha.node.learned import fetch_cluster_uid, fetch_control_planes
 from apiha.probe import Prober
 from apiha.trust import make_ssl_context
 from tests.support.kube import HOST, Cluster, assets_directory, require_assets
@@ -299,7 +299,9 @@ def test_nodes_may_read_the_control_planes_with_the_manifests_and_not_without(cl
 
 
 def test_nodes_learn_the_control_planes_with_the_manifests_and_without(cluster: Cluster) -> None:
-    """With the Role a node reads the slice, without it the Endpoints that every kubelet may read."""
+    """With the Role a node reads the slice, without it the Endpoints that every kubelet may read; and with a Role which
+    cluster it is, without it nothing about that.
+    """
     kubelet = cluster.client("system:node:worker-1")
     context = make_ssl_context(cluster.ca_file.read_text(), client_cert=kubelet.cert, client_key=kubelet.key)
     hub = cluster.network.hub if cluster.network is not None else None
@@ -307,8 +309,12 @@ def test_nodes_learn_the_control_planes_with_the_manifests_and_without(cluster: 
     control_planes = tuple(Endpoint.parse(text, 6443) for text in cluster.endpoints)
     prober = Prober(HOST, context, 5.0)
     assert hub.call(fetch_control_planes, prober, control_planes[0]) == control_planes
+    assert hub.call(fetch_cluster_uid, prober, control_planes[0]) is None
     with applied(cluster, rendered(cluster)):
         assert hub.call(fetch_control_planes, prober, control_planes[0]) == control_planes
+        status, answer = cluster.api("GET", "/api/v1/namespaces/kube-system")
+        assert status == 200
+        assert hub.call(fetch_cluster_uid, prober, control_planes[0]) == answer["metadata"]["uid"]
 
 
 # ------------------------------------------------------------------------------------------------ --dry-run

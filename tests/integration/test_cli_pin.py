@@ -12,14 +12,14 @@ import time
 import pytest
 
 from apiha.hosts import BEGIN, END
-from tests.support.cli import ORIGINAL, Cluster, Worker
+from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST, IMPOSTORS, ControlPlane
 
 
 def test_the_first_of_this_nodes_order(joined: Worker, cluster: Cluster) -> None:
     """The block names the first control plane of the node's own order, the others after it; one handshake in all."""
     done = joined.run("pin-host").ok()
-    assert joined.addresses == [plane.address for plane in cluster.in_order()]
+    assert joined.addresses == [*(plane.address for plane in cluster.in_order()), VIP]
     assert sum(plane.counters.connections for plane in cluster.planes) == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -51,12 +51,13 @@ def test_again_is_no_write(joined: Worker) -> None:
 def test_dead_ones_are_passed_over(
     joined: Worker, cluster: Cluster, behaviours: tuple[str, ...], winner: int
 ) -> None:
-    """Ready before hidden before not ready; whoever failed comes last among the fallbacks."""
+    """Ready before hidden before not ready; whoever is dead comes last among the fallbacks, an impostor is none."""
     cluster.behave(*behaviours)
     done = joined.run("pin-host").ok()
     order = [plane.address for plane in cluster.in_order()]
     assert joined.addresses[0] == order[winner], done
-    assert sorted(joined.addresses) == sorted(order)
+    kept = [a for a, behaviour in zip(order, behaviours, strict=True) if behaviour != "wrong_ca"]
+    assert sorted(joined.addresses) == sorted([*kept, VIP])
 
 
 def test_an_impostor_is_never_pinned(joined: Worker, cluster: Cluster) -> None:
@@ -99,7 +100,7 @@ def test_by_address(joined: Worker, cluster: Cluster, form: str) -> None:
     third = cluster.in_order()[2]
     joined.run("pin-host", form.format(address=third.address, port=third.port)).ok()
     assert joined.addresses[0] == third.address
-    assert sorted(joined.addresses) == sorted(plane.address for plane in cluster.planes)
+    assert sorted(joined.addresses) == sorted([*(plane.address for plane in cluster.planes), VIP])
     assert [plane.counters.connections for plane in cluster.in_order()] == [0, 0, 1]
 
 
@@ -119,7 +120,7 @@ def test_by_an_address_outside_the_configuration(joined: Worker, cluster: Cluste
     with ControlPlane(cluster.authority, "127.0.0.19", cluster.port):
         joined.run("pin-host", "127.0.0.19").ok()
     assert joined.addresses[0] == "127.0.0.19"
-    assert len(joined.addresses) == 4
+    assert len(joined.addresses) == 5
 
 
 def test_waiting_until_one_comes_up(joined: Worker, cluster: Cluster) -> None:
@@ -173,7 +174,7 @@ def test_ipv6(worker: Worker, cluster: Cluster) -> None:
     with plane:
         worker.configure(cluster.settings, control_plane=[f"[::1]:{plane.port}"])
         worker.run("pin-host").ok()
-    assert worker.addresses == ["::1"]
+    assert worker.addresses == ["::1", VIP]
 
 
 def test_adopting_and_unpinning(joined: Worker, cluster: Cluster) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from apiha.hosts import BEGIN, END
-from apiha.node.learned import LEARNED
+from apiha.node.memory import FILE
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST, ControlPlane
 
@@ -42,7 +42,7 @@ def test_the_vip_is_silent(joined: Worker, cluster: Cluster) -> None:
     """Case two: a live control plane first; from no block, from a swapped one, and again without a write."""
     order = [plane.address for plane in cluster.in_order()]
     joined.run("reconcile").ok()
-    assert joined.addresses == order
+    assert joined.addresses == [*order, VIP]
     before = joined.fingerprint()
     assert "nothing written" in joined.run("reconcile").ok().stderr
     assert joined.fingerprint() == before
@@ -50,7 +50,7 @@ def test_the_vip_is_silent(joined: Worker, cluster: Cluster) -> None:
     joined.run("reconcile").ok()
     cluster.vip.stop()
     done = joined.run("reconcile").ok()
-    assert joined.addresses == order
+    assert joined.addresses == [*order, VIP]
     assert f"the VIP {VIP}:{cluster.port} does not answer" in done.stderr
 
 
@@ -79,7 +79,7 @@ def test_the_first_of_the_block_is_dead(joined: Worker, cluster: Cluster) -> Non
     first, second, third = cluster.in_order()
     first.stop()
     joined.run("reconcile").ok()
-    assert joined.addresses == [second.address, third.address, first.address]
+    assert joined.addresses == [second.address, third.address, first.address, VIP]
     first.start()
     before = joined.fingerprint()
     joined.run("reconcile").ok()  # it is back, but what works is left alone
@@ -98,7 +98,7 @@ def test_a_swapped_node_gives_the_vip_up_only_after_three_failures(joined: Worke
         assert joined.fingerprint() == before, targets
     cluster.vip.targets = [DEAD]
     joined.run("reconcile").ok()
-    assert VIP not in joined.addresses
+    assert VIP not in joined.addresses[:-1]
 
 
 def test_a_pinned_node_swaps_only_after_three_answers(joined: Worker, cluster: Cluster) -> None:
@@ -183,16 +183,15 @@ def test_control_planes_are_learned_and_outlive_the_configured_ones(joined: Work
         assert (
             f"learned the control planes: 127.0.0.11:{cluster.port}, 127.0.0.14:{cluster.port}" in done.stderr
         )
-        kept = json.loads((joined.state / LEARNED).read_text())
+        kept = json.loads((joined.state / FILE).read_text())
         assert [entry["address"] for entry in kept["control_planes"]] == ["127.0.0.11", "127.0.0.14"]
 
-        joined.run("reconcile").ok()  # learned before configured
-        assert set(joined.addresses[1:3]) == {"127.0.0.11", "127.0.0.14"}
-        assert set(joined.addresses[3:]) == {"127.0.0.12", "127.0.0.13"}
-        before, state = joined.fingerprint(), (joined.state / LEARNED).stat()
+        assert joined.addresses[0] == VIP
+        assert set(joined.addresses[1:]) == {"127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"}
+        before, state = joined.fingerprint(), (joined.state / FILE).stat()
         joined.run("reconcile").ok()
         assert joined.fingerprint() == before
-        assert (joined.state / LEARNED).stat().st_mtime_ns == state.st_mtime_ns
+        assert (joined.state / FILE).stat().st_mtime_ns == state.st_mtime_ns
 
         cluster.vip.stop()
         cluster.behave("stopped", "stopped", "stopped")
@@ -210,9 +209,9 @@ def test_learning_is_never_in_the_way(joined: Worker, cluster: Cluster) -> None:
     joined.configure(cluster.settings, client_cert=str(client.cert), client_key=str(client.key))
     joined.state.mkdir()
     for damaged in ("{", '{"control_planes": [{"address": "x", "port": 1}]}'):
-        (joined.state / LEARNED).write_text(damaged)
+        (joined.state / FILE).write_text(damaged)
         joined.run("reconcile").ok()
-        assert len(joined.addresses) == 3
+        assert len(joined.addresses) == 4
     for plane in cluster.planes:
         plane.slices = [{"metadata": {"name": "kubernetes"}, "endpoints": [{"addresses": ["not an ip"]}]}]
     assert "<7>apiha: debug: control planes not learned" in joined.run("-v", "reconcile").ok().stderr
@@ -221,4 +220,4 @@ def test_learning_is_never_in_the_way(joined: Worker, cluster: Cluster) -> None:
             port=cluster.port
         )  # a Service without addresses says nothing about control planes
     joined.run("reconcile").ok()
-    assert len(joined.addresses) == 3
+    assert len(joined.addresses) == 4

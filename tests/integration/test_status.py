@@ -15,7 +15,7 @@ from apiha.config import load
 from apiha.endpoint import Endpoint
 from apiha.findings import Finding, Severity
 from apiha.hosts import BEGIN, END, HostsFile
-from apiha.node.learned import save_learned
+from apiha.node import memory
 from apiha.status.checks import judge
 from apiha.status.machine import look as look_at
 from apiha.status.model import Status
@@ -153,7 +153,10 @@ def test_what_only_root_may_read(cluster: Cluster) -> None:
         ca = folder / "ca.crt"
         ca.write_text(cluster.authority.ca_pem)
         worker.configure(cluster.settings, ca_file=str(ca))
-        save_learned(worker.state, [Endpoint("127.0.0.14", cluster.port)])
+        memory.save(
+            worker.state,
+            memory.Memory().told([Endpoint("127.0.0.14", cluster.port)], datetime.now(timezone.utc)),
+        )
         HostsFile(worker.hosts, state_dir=worker.state).pin(DEFAULT_HOST, ["127.0.0.14"])
         try:
             worker.state.chmod(0)
@@ -300,7 +303,10 @@ def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> 
 
 def test_learned_control_planes_are_known_without_a_ca(swapped: Worker, cluster: Cluster, root: Path) -> None:
     """When nothing can be probed, a learned control plane in the block is still no stranger."""
-    save_learned(swapped.state, [Endpoint("127.0.0.14", cluster.port)])
+    memory.save(
+        swapped.state,
+        memory.Memory().told([Endpoint("127.0.0.14", cluster.port)], datetime.now(timezone.utc)),
+    )
     HostsFile(swapped.hosts, state_dir=swapped.state).pin(DEFAULT_HOST, ["127.0.0.14"])
     swapped.configure(cluster.settings, ca_file="/nonexistent/ca.crt")
     status = look(swapped, root)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apiha.clock import backoff
 from apiha.endpoint import Endpoint
-from apiha.node.choice import PROOF, Race, VipProof, addresses_for_block
+from apiha.node.choice import PROOF, Race, VipProof, block_addresses, interleave, worth_moving
 from apiha.probe import Health, ProbeResult, trial_order
 
 THREE = tuple(Endpoint(f"10.0.0.{n}", 6443) for n in (11, 12, 13))
@@ -294,19 +294,51 @@ def test_block_lists_everybody_once_the_chosen_first_the_dead_last(
 ) -> None:
     """The chosen address leads, then the others in this node's order, those known to be dead at the end."""
     first = data.draw(st.sampled_from(["10.96.0.100", *(endpoint.address for endpoint in order)]))
-    failed = data.draw(st.sets(st.sampled_from(order) if order else endpoints))
-    addresses = addresses_for_block(first, order, fallbacks=True, failed=failed)
+    healths = data.draw(
+        st.dictionaries(st.sampled_from(order) if order else endpoints, st.sampled_from(Health))
+    )
+    vip = data.draw(st.sampled_from([None, "10.96.0.100"]))
+    results = {endpoint: ProbeResult(endpoint, health) for endpoint, health in healths.items()}
+    addresses = block_addresses(first, order, fallbacks=True, results=results, vip=vip)
+    kept = [e for e in order if healths.get(e) not in (Health.UNTRUSTED, Health.BROKEN)]
     assert addresses[0] == first
     assert len(set(addresses)) == len(addresses)
-    assert set(addresses) == {first, *(endpoint.address for endpoint in order)}
-    live = [e.address for e in order if e not in failed and e.address != first]
-    assert list(addresses[1:])[: len(dict.fromkeys(live))] == list(dict.fromkeys(live))
+    assert set(addresses) == {first, *(e.address for e in kept), *([vip] if vip else [])}
+    assert vip in (None, first, addresses[-1])
+    dead = {e for e, health in healths.items() if not health.genuine}
+    live = list(dict.fromkeys(e.address for e in kept if e not in dead and e.address != first))
+    assert list(addresses[1:])[: len(live)] == live
 
 
 @given(endpoint_lists)
 def test_block_has_one_address_without_fallbacks(order: list[Endpoint]) -> None:
     """`fallbacks: false` gives the single line."""
-    assert addresses_for_block("10.96.0.100", order, fallbacks=False) == ("10.96.0.100",)
+    assert block_addresses("10.96.0.100", order, fallbacks=False) == ("10.96.0.100",)
+
+
+@given(st.lists(endpoint_lists, max_size=4))
+def test_sources_are_tried_in_turns(sources: list[list[Endpoint]]) -> None:
+    """Each address once; the n-th of any source comes within the first n rounds, however long the others are."""
+    order = interleave(*sources)
+    assert len(set(order)) == len(order)
+    assert set(order) == {endpoint for source in sources for endpoint in source}
+    for source in sources:
+        for number, endpoint in enumerate(source):
+            assert order.index(endpoint) < (number + 1) * len(sources)
+
+
+def test_what_is_worth_a_move() -> None:
+    """Usable beats not ready beats dead; nothing is moved among equals."""
+    classes: list[list[Health | None]] = [
+        [None, Health.REFUSED, Health.TIMEOUT, Health.UNREACHABLE, Health.UNTRUSTED, Health.BROKEN],
+        [Health.NOT_READY],
+        [Health.ALIVE, Health.READY],
+    ]
+    for worse, lower in enumerate(classes):
+        for better, upper in enumerate(classes):
+            for now, to in itertools.product(lower, upper):
+                if to is not None:
+                    assert worth_moving(now, to) == (better > worse)
 
 
 # ---------------------------------------------------------------------------- VIP, backoff

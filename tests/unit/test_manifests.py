@@ -106,7 +106,8 @@ def test_any_text_for_the_namespace_is_itself_in_yaml_or_refused(namespace: str)
     if isinstance(wanted, str):
         assert is_one_line_about(wanted, "--namespace")
         return
-    assert {document["metadata"]["namespace"] for document in documents(wanted)} == {namespace, "default"}
+    places = {document["metadata"]["namespace"] for document in documents(wanted)}
+    assert places == {namespace, "default", "kube-system"}
     # In quotes: to other readers of YAML than this one `y` is a truth value.
     assert f'namespace: "{namespace}"' in one_stream(render(wanted).values())
 
@@ -208,7 +209,9 @@ def test_no_right_is_given_to_change_what_is_not_ours() -> None:
     for role in [document for document in documents(values()) if document["kind"] == "Role"]:
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-            assert set(rule["resources"]) <= {"endpointslices", "services", "leases", "events"}
+            assert set(rule["resources"]) <= {"endpointslices", "services", "leases", "events", "namespaces"}
+            if "namespaces" in rule["resources"]:
+                assert (rule["verbs"], rule["resourceNames"]) == (["get"], ["kube-system"])
             if set(rule["verbs"]) & {"patch", "update", "delete"}:
                 assert rule["resourceNames"]
     assert not [document for document in documents(values()) if document["kind"].startswith("Cluster")]

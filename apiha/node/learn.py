@@ -1,0 +1,65 @@
+"""Learning: remember which control planes an API server names, and which cluster it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from apiha.endpoint import Endpoint
+from apiha.errors import ConfigError, NoControlPlane
+from apiha.node.context import Node
+from apiha.node.learned import NotLearned, Refused, fetch_cluster_uid, fetch_control_planes
+from apiha.node.memory import FILE, Cluster, Memory
+from apiha.trust import fingerprint, load_ca
+
+
+class OtherCluster(NoControlPlane):
+    """A genuine API server, by its certificate, but of another cluster that shares the CA."""
+
+
+def learn(node: Node, endpoint: Endpoint) -> None:
+    """Remember the control planes that the API server at `endpoint` names.
+
+    Errors are only logged, since the block matters more, all but one: raises OtherCluster if the API server belongs to
+    another cluster than the one that this node remembers. Takes at most three times `learned.REQUEST_TIMEOUT`.
+    """
+    try:
+        with node.make_node_prober(node.config) as identified:
+            before = node.remembered()
+            seen = Cluster(fetch_cluster_uid(identified, endpoint), _fingerprint(node))
+            known = _recognised(node, endpoint, before, seen)
+            found = fetch_control_planes(identified, endpoint)
+        new = known.told(found, node.clock.now())
+        if new.worth_saving(before):
+            added = [endpoint for endpoint in new.endpoints if endpoint not in before.endpoints]
+            node.remember(new)
+            if added:
+                node.report.info(f"learned the control planes: {', '.join(map(str, sorted(found)))}")
+    except OtherCluster:
+        raise
+    except Refused as error:
+        node.warn_once(f"control planes not learned: {error}")
+    except (ConfigError, NotLearned) as error:
+        node.report.debug(f"control planes not learned: {error}")
+    except OSError as error:
+        node.report.debug(f"control planes not kept in {node.state_dir}: {error.strerror}")
+    except Exception as error:  # a stranger's bytes; whatever it is, the block matters more
+        node.warn_once(f"control planes not learned: {type(error).__name__}: {error}")
+
+
+def _recognised(node: Node, endpoint: Endpoint, before: Memory, seen: Cluster) -> Memory:
+    """What of the memory holds for the cluster that was seen; raises OtherCluster."""
+    if seen.moved(before.cluster):  # the administrator gave this node another CA
+        if before.cluster.differs(seen) or None in (seen.uid, before.cluster.uid):
+            return Memory(cluster=seen)
+    elif seen.differs(before.cluster):
+        raise OtherCluster(
+            f"{endpoint} is an API server of another cluster with the same CA: the UID of its namespace kube-system is "
+            f"{seen.uid}, this node's cluster has {before.cluster.uid}; to move this node to that cluster, remove "
+            f"{node.state_dir / FILE}"
+        )
+    kept = Cluster(seen.uid or before.cluster.uid, seen.ca or before.cluster.ca)
+    return replace(before, cluster=kept, damage=None)
+
+
+def _fingerprint(node: Node) -> str | None:
+    return None if node.config.insecure_skip_tls_verify else fingerprint(load_ca(node.config).pem)
