@@ -28,8 +28,8 @@ The first lines of each say what it reads and what it writes.
 | where | resource | names | verbs |
 | --- | --- | --- | --- |
 | `default` | endpointslices.discovery.k8s.io | | list, watch |
-| its namespace | endpointslices.discovery.k8s.io | | list, watch, create |
-| its namespace | endpointslices.discovery.k8s.io | apiserver, apiserver-ipv6 | get, patch |
+| its namespace | endpointslices.discovery.k8s.io | | list, watch |
+| its namespace | endpointslices.discovery.k8s.io | apiserver, apiserver-ipv6 | get, create, patch |
 | its namespace | services | apiserver | list, watch |
 | its namespace | leases.coordination.k8s.io | apiserver-updater | get, list, watch, create, patch, update |
 | its namespace | events.events.k8s.io | | create |
@@ -49,8 +49,12 @@ stop a process that is frozen between this check and the request (SIGSTOP), or w
 3. An earlier leader that has seen that mark, and still believes to lead, would undo it as if it were an edit
    by hand. So a write that replaces a mark is made only after the Lease was read anew from the API server,
    later than the copy of the slice.
-4. A slice that is absent is created with POST, which never overwrites, and without labels, so that nobody
-   uses it before the fenced write that follows.
+4. A slice that is absent is created by an apply that names it and its `addressType` and nothing else: a POST does
+   not say what it creates, so RBAC could not limit it to our names. Without force, and by a field manager of its
+   own, such an apply changes no field of a slice that somebody else made meanwhile, not even one that an earlier
+   apply of ours wrote. What it creates has no labels, so nobody uses it before the fenced write that follows; if the
+   answer shows a slice with content, the pass begins anew. The fenced write itself creates nothing: it carries a
+   `uid`, and the API server refuses that with 409 where there is no such object.
 
 So: once the first write of a new leader is done, no write of an earlier one succeeds, however long it was
 frozen and whatever its clock says. Between the new leader's taking of the Lease and that first write (one

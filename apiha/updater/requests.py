@@ -97,9 +97,11 @@ class Requests:
         self._watches: set[Deadline] = set()
         self._watches_lock = threading.Lock()
 
-    def apply(self, path: str, body: Object, timeout: float, *, force: bool = False) -> Object:
-        """Server-side apply; what is absent is created."""
-        query = {"fieldManager": FIELD_MANAGER, **({"force": "true"} if force else {})}
+    def apply(
+        self, path: str, body: Object, timeout: float, *, force: bool = False, manager: str = FIELD_MANAGER
+    ) -> Object:
+        """Server-side apply; what is absent is created, unless `body` has a uid."""
+        query = {"fieldManager": manager, **({"force": "true"} if force else {})}
         return self.call("PATCH", path, body, query=query, timeout=timeout, kind=_APPLY)
 
     def call(

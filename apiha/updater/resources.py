@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apiha.updater.requests import FIELD_MANAGER, ApiError, Object, Requests, one_line
+from apiha.slices import Family
+from apiha.updater.requests import ApiError, Object, Requests, one_line
 
 if TYPE_CHECKING:
     import builtins
+
+SLICE_CREATOR = "apiserver-updater-create"  # the field manager of what is applied to create a slice
 
 
 @dataclass
@@ -44,10 +47,19 @@ class Resources:
         """One EndpointSlice."""
         return self.requests.call("GET", f"{slices_path(namespace)}/{name}")
 
-    def create_slice(self, body: Object, timeout: float) -> Object:
-        """POST: fails with 409 if there is one of that name."""
-        path = slices_path(body["metadata"]["namespace"])
-        return self.requests.call("POST", path, body, query={"fieldManager": FIELD_MANAGER}, timeout=timeout)
+    def create_slice(self, namespace: str, name: str, family: Family, timeout: float) -> Object:
+        """Make sure that there is one; returns it. One that is there keeps every field that it has.
+
+        An apply, since a POST does not name what it creates: RBAC can allow an apply for this name alone. By a field
+        manager of its own: an apply takes away what the same manager applied before and leaves out now.
+        """
+        body = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": namespace},
+            "addressType": family,
+        }
+        return self.requests.apply(f"{slices_path(namespace)}/{name}", body, timeout, manager=SLICE_CREATOR)
 
     def apply_slice(self, body: Object, timeout: float) -> Object:
         """Server-side apply (KEP-555) with force: fields of ours that others took are taken back.

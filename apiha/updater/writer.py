@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from apiha.clock import Clock
 from apiha.endpoint import Endpoint
-from apiha.slices import ControlPlane, control_planes
+from apiha.slices import ControlPlane, Family, control_planes
 from apiha.updater import service as services
 from apiha.updater.cache import Cache, Source
 from apiha.updater.events import Addresses
@@ -69,8 +69,8 @@ class SliceApi(Protocol):
     def read_slice(self, namespace: str, name: str) -> Object:
         """One EndpointSlice."""
 
-    def create_slice(self, body: Object, timeout: float) -> Object:
-        """Fails with 409 if there is one of that name."""
+    def create_slice(self, namespace: str, name: str, family: Family, timeout: float) -> Object:
+        """Make sure that there is one; returns it. One that is there keeps every field that it has."""
 
     def apply_slice(self, body: Object, timeout: float) -> Object:
         """Fails with 409 if it is not of the `metadata.resourceVersion` in the body."""
@@ -116,7 +116,9 @@ class FencedSlices:
         name = body["metadata"]["name"]
         try:
             if held is None:
-                held = self._create(name, body, term)
+                held = self._create(name, body["addressType"], term)
+                if held is None:
+                    return False
             self._check_mark(held, term)
             meta = {
                 **body["metadata"],
@@ -125,13 +127,9 @@ class FencedSlices:
             }
             self._live.put(self._api.apply_slice({**body, "metadata": meta}, self._time_limit(term)))
         except ApiError as error:
-            if error.status == 409:  # changed or created meanwhile
+            if error.status in (404, 409):  # gone, changed or created meanwhile
                 self._on_write(name, "conflict")
-                self._live.put(self._api.read_slice(self._namespace, name), read=True)
-                return False
-            if error.status == 404:
-                self._on_write(name, "conflict")
-                self._live.forget(name)
+                self._look_again(name)
                 return False
             self._failures += 1
             self._on_write(name, "failed")
@@ -140,18 +138,28 @@ class FencedSlices:
         self._on_write(name, "applied")
         return True
 
-    def _create(self, name: str, body: Object, term: str) -> Object:
-        """An empty slice without labels: nobody takes notice of it before the fenced write that follows."""
-        bare = {
-            **body,
-            "metadata": {"name": name, "namespace": self._namespace},
-            "endpoints": [],
-            "ports": [],
-        }
-        created = self._api.create_slice(bare, self._time_limit(term))
-        self._on_write(name, "created")
+    def _create(self, name: str, family: Family, term: str) -> Object | None:
+        """An empty slice without labels: nobody takes notice of it before the fenced write that follows.
+
+        None if somebody else made it meanwhile; it is as they made it, and the copy knows it now.
+        """
+        created = self._api.create_slice(self._namespace, name, family, self._time_limit(term))
         self._live.put(created, read=True)
+        meta = created["metadata"]
+        if meta.get("labels") or meta.get("annotations") or created.get("endpoints"):
+            self._on_write(name, "conflict")
+            return None
+        self._on_write(name, "created")
         return created
+
+    def _look_again(self, name: str) -> None:
+        """Bring the copy of a slice up to date; raises ApiError."""
+        try:
+            self._live.put(self._api.read_slice(self._namespace, name), read=True)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._live.forget(name)
 
     def _check_mark(self, held: Object, term: str) -> None:
         """Somebody else's mark may be that of our successor, and our clock may have stood still: ask first."""

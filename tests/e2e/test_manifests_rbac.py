@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -161,7 +163,7 @@ def test_the_roles_are_enough(space: Space) -> None:
         )
         updater.wait_leading()
         space.delete_service()
-        updater.wait_said("there is no Service")
+        updater.wait_said("does not exist; its EndpointSlices are kept")
         assert updater.terminate() == 0
         assert updater.said("released the lease")
         assert not updater.said("not permitted")
@@ -223,6 +225,126 @@ def test_the_account_may_touch_nothing_else(space: Space) -> None:
         }
         answer = space.api.ok("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
         assert not answer["status"]["allowed"], attributes
+
+
+# ------------------------------------------------------------------------------------------- an updater taken over
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request of somebody who has the updater's token: `path` and `body` know `{namespace}`."""
+
+    what: str
+    method: str
+    path: str
+    body: Document = field(default_factory=dict)
+
+
+def slice_of(service: str, name: str, *, namespace: str = "{namespace}", family: str = "IPv4") -> Document:
+    """A slice that sends a Service's clients to an address of the attacker's."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": ["192.0.2.66" if family == "IPv4" else "2001:db8::66"]}],
+        "ports": [{"name": "dns", "protocol": "UDP", "port": 53}],
+    }
+
+
+def lease_of(name: str) -> Document:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": "{namespace}"},
+        "spec": {"holderIdentity": "attacker"},
+    }
+
+
+OWN_SLICES = f"{SLICES}/{{namespace}}/endpointslices"
+OWN_LEASES = f"{LEASES}/{{namespace}}/leases"
+REFUSED = [
+    Attempt("POST a slice for kube-dns", "POST", OWN_SLICES, slice_of("kube-dns", "kube-dns-x")),
+    Attempt(
+        "apply a slice for kube-dns", "APPLY", f"{OWN_SLICES}/kube-dns-x", slice_of("kube-dns", "kube-dns-x")
+    ),
+    Attempt("POST one of its own names", "POST", OWN_SLICES, slice_of("apiserver", "apiserver")),
+    Attempt("apply another name", "APPLY", f"{OWN_SLICES}/apiserver-2", slice_of("apiserver", "apiserver-2")),
+    Attempt("PUT its own slice", "PUT", f"{OWN_SLICES}/apiserver", slice_of("apiserver", "apiserver")),
+    Attempt("delete its own slice", "DELETE", f"{OWN_SLICES}/apiserver"),
+    Attempt(
+        "apply into another namespace",
+        "APPLY",
+        f"{SLICES}/default/endpointslices/apiserver",
+        slice_of("kubernetes", "apiserver", namespace="default"),
+    ),
+    Attempt(
+        "change where kubernetes is",
+        "APPLY",
+        f"{SLICES}/default/endpointslices/kubernetes",
+        slice_of("kubernetes", "kubernetes", namespace="default"),
+    ),
+    Attempt("POST a Lease", "POST", OWN_LEASES, lease_of(ACCOUNT)),
+    Attempt("apply another Lease", "APPLY", f"{OWN_LEASES}/kube-scheduler", lease_of("kube-scheduler")),
+    Attempt("PUT another Lease", "PUT", f"{OWN_LEASES}/kube-scheduler", lease_of("kube-scheduler")),
+    Attempt("delete its own Lease", "DELETE", f"{OWN_LEASES}/{ACCOUNT}"),
+]
+
+
+def as_account(space: Space, attempt: Attempt) -> tuple[int, Document]:
+    """The API server's answer to somebody with the updater's token."""
+    text = json.loads(account(space).read_text())
+    token = text["users"][0]["user"]["token"]
+    body = json.dumps(attempt.body).replace("{namespace}", space.namespace)
+    path = attempt.path.replace("{namespace}", space.namespace)
+    applies = attempt.method == "APPLY"
+    context = ssl.create_default_context(cafile=str(space.cluster.ca_file))
+    with httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
+        answer = client.request(
+            "PATCH" if applies else attempt.method,
+            f"https://{space.cluster.endpoints[0]}{path}{'?fieldManager=attacker&force=true' if applies else ''}",
+            content=body if attempt.body else None,
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Content-Type": "application/apply-patch+yaml" if applies else "application/json",
+            },
+            extensions={"sni_hostname": space.cluster.host},
+        )
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["installed", "deleted"])
+def test_an_updater_that_is_taken_over_writes_its_slices_and_its_lease_and_nothing_else(
+    space: Space, there: bool
+) -> None:
+    """With its token nobody adds an address to another Service, even by a new object, nor takes another Lease."""
+    documents = manifests(space.namespace)
+    apply(space, documents)
+    if not there:
+        for path in (
+            f"{SLICES}/{space.namespace}/endpointslices/apiserver",
+            f"{LEASES}/{space.namespace}/leases/{ACCOUNT}",
+        ):
+            space.api.ok("DELETE", path)
+    for attempt in REFUSED:
+        status, answer = as_account(space, attempt)
+        assert (status, answer["reason"]) == (403, "Forbidden"), f"{attempt.what}: {status} {answer}"
+    for attempt in (
+        Attempt("apply its slice", "APPLY", f"{OWN_SLICES}/apiserver", slice_of("apiserver", "apiserver")),
+        Attempt(
+            "apply its other slice",
+            "APPLY",
+            f"{OWN_SLICES}/apiserver-ipv6",
+            slice_of("apiserver", "apiserver-ipv6", family="IPv6"),
+        ),
+        Attempt("apply its Lease", "APPLY", f"{OWN_LEASES}/{ACCOUNT}", lease_of(ACCOUNT)),
+    ):
+        status, answer = as_account(space, attempt)
+        assert status in (200, 201), f"{attempt.what}: {status} {answer}"
 
 
 # ------------------------------------------------------------------------------------------------ none too much

@@ -15,6 +15,11 @@ import httpx
 import pytest
 
 from apiha.clock import SystemClock
+from apiha.updater.credentials import CredentialFiles, CurrentProber
+from apiha.updater.election import Lock
+from apiha.updater.requests import ApiError, Requests
+from apiha.updater.resources import Resources
+from apiha.updater.servers import Servers
 from tests.support.kube import Cluster
 from tests.support.updater import SLICES, Api, Space, Updater, addresses_of, wait_for
 
@@ -343,22 +348,44 @@ def test_a_leader_that_cannot_renew_stops_before_its_lease_ends(space: Space) ->
         wait_for("no problem is left", lambda: updater.metric("problem", problem="lease") == 0)
 
 
+def resources(space: Space) -> Resources:
+    """The updater's own requests, by the cluster's admin."""
+    files = CredentialFiles(space.cluster.kubeconfig())
+    probe = CurrentProber(files, space.cluster.host, 1.0)
+    servers = Servers(files, probe, "me", SystemClock())
+    return Resources(Requests(files, servers, lambda _server, _words: None))
+
+
+def test_what_creates_a_slice_overwrites_none(space: Space) -> None:
+    """A late create of an earlier leader changes no field of the slice that its successor wrote, although both
+    are the same to the API server; and a late fenced write creates no slice that was deleted.
+    """
+    kube = resources(space)
+    path = f"{SLICES}/{space.namespace}/endpointslices/apiserver"
+    empty = kube.create_slice(space.namespace, "apiserver", "IPv4", 5.0)
+    assert not empty.get("endpoints")
+    assert "labels" not in empty["metadata"]
+    with Updater(space.cluster, space.namespace, *QUIET):
+        space.wait_mirrored(THREE)
+    before = space.mirror()
+    after = kube.create_slice(space.namespace, "apiserver", "IPv4", 5.0)
+    space.api.ok("DELETE", path)
+    for item in (before, after):
+        for ours_alone in ("managedFields", "resourceVersion"):  # whose fields they are: one manager more
+            item["metadata"].pop(ours_alone)
+    assert after == before
+    with pytest.raises(ApiError) as refused:
+        kube.apply_slice(after, 5.0)
+    assert refused.value.status == 409
+    assert space.mirror() is None
+
+
 def test_the_wall_clock_decides_nothing(space: Space) -> None:
     """An hour forward does not take a living leader's lease; an hour back does not keep a dead one's for an
     hour.
     """
-    from apiha.updater.credentials import CredentialFiles, CurrentProber
-    from apiha.updater.election import Lock
-    from apiha.updater.requests import Requests
-    from apiha.updater.resources import Resources
-    from apiha.updater.servers import Servers
-
     offset = timedelta()
-    files = CredentialFiles(space.cluster.kubeconfig())
-    probe = CurrentProber(files, space.cluster.host, 1.0)
-    kube = Resources(
-        Requests(files, Servers(files, probe, "me", SystemClock()), lambda _server, _words: None)
-    )
+    kube = resources(space)
 
     def candidate(name: str) -> Lock:
         return Lock(

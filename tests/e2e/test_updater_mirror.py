@@ -41,7 +41,7 @@ def updater(space: Space) -> Iterator[Updater]:
 
 
 def test_first_run_creates_the_slice(space: Space) -> None:
-    """The first run makes a slice that kube-proxy takes for the Service's, owned by the field manager alone."""
+    """The first run makes a slice that kube-proxy takes for the Service's, owned by our field managers alone."""
     assert space.mirror() is None
     with Updater(space.cluster, space.namespace, *QUIET) as updater:
         space.wait_mirrored(THREE)
@@ -53,7 +53,8 @@ def test_first_run_creates_the_slice(space: Space) -> None:
             "endpointslice.kubernetes.io/managed-by": "apiserver-updater.apiha",
         }
         assert [entry["conditions"] for entry in item["endpoints"]] == [{"ready": True, "serving": True}] * 3
-        assert {entry["manager"] for entry in item["metadata"]["managedFields"]} == {"apiserver-updater"}
+        managers = {entry["manager"] for entry in item["metadata"]["managedFields"]}
+        assert managers == {"apiserver-updater-create", "apiserver-updater"}
         event = wait_for("an Event", space.events)[0]
         assert event["reason"] == "ControlPlanesChanged"
         assert event["regarding"]["name"] == "apiserver"

@@ -114,9 +114,17 @@ def test_an_apply_creates_replaces_and_is_refused_for_an_old_version(
     with pytest.raises(ApiError, match="has been modified") as caught:
         client.kube.apply_slice({**body, "metadata": meta}, 1.0)
     assert caught.value.status == 409
-    with pytest.raises(ApiError, match="has been modified"):
-        client.kube.create_slice(body, 1.0)
-    assert client.contacts == [None] * 4
+    assert client.contacts == [None] * 3
+
+
+def test_a_slice_that_is_there_stays_as_it_is_when_it_is_created(client: Client, server: ApiServer) -> None:
+    """The apply names the slice and its family, is not forced, and is by a field manager of its own."""
+    made = client.kube.create_slice("n", "apiserver", "IPv4", 1.0)
+    assert (made["addressType"], made.get("endpoints")) == ("IPv4", None)
+    assert server.seen[0].method == "PATCH"
+    assert server.seen[0].query == {"fieldManager": "apiserver-updater-create"}
+    filled = client.kube.apply_slice({**made, "endpoints": [{"addresses": ["192.0.2.1"]}]}, 1.0)
+    assert client.kube.create_slice("n", "apiserver", "IPv4", 1.0)["endpoints"] == filled["endpoints"]
 
 
 def test_a_lease_that_is_there_stays_as_it_is_when_it_is_created(client: Client, server: ApiServer) -> None:

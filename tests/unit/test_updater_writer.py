@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -49,6 +49,7 @@ class Slices:
         self.version = 9
         self.refuses = 0
         self.limits: list[float] = []
+        self.before_create: Callable[[], object] = lambda: None
 
     def list(self) -> tuple[list[dict[str, Any]], str]:
         """What there is."""
@@ -60,19 +61,24 @@ class Slices:
 
     def read_slice(self, namespace: str, name: str) -> dict[str, Any]:
         """GET."""
+        if name not in self.items:
+            raise ApiError(404, "not found")
         return self.items[name]
 
-    def create_slice(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """POST."""
-        if body["metadata"]["name"] in self.items:
-            raise ApiError(409, "already exists")
-        return self._store(body, timeout)
+    def create_slice(self, namespace: str, name: str, family: str, timeout: float) -> dict[str, Any]:
+        """An apply that says nothing but this."""
+        self.before_create()
+        if name in self.items:
+            return self.items[name]
+        return self._store(
+            {"metadata": {"name": name, "namespace": namespace}, "addressType": family}, timeout
+        )
 
     def apply_slice(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
         """PATCH with a resourceVersion."""
         held = self.items.get(body["metadata"]["name"])
         if held is None:
-            raise ApiError(404, "not found")
+            raise ApiError(409, "uid mismatch: no existing object was found")
         if held["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             raise ApiError(409, "the object has been modified")
         return self._store(body, timeout)
@@ -203,6 +209,49 @@ def test_a_first_pass_creates_the_slice_and_marks_it(world: World) -> None:
     assert world.told.of("leads") == [(True,), (True,)]
 
 
+def of_another(mark: str = "other/1") -> dict[str, Any]:
+    """The slice as another leader has written it."""
+    return {
+        "metadata": {
+            "name": "apiserver",
+            "resourceVersion": "30",
+            "uid": "u",
+            "labels": TARGET.labels(),
+            "annotations": {LEADER_ANNOTATION: mark},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["192.0.2.9"], "conditions": {"ready": True}}],
+        "ports": [],
+    }
+
+
+def test_a_slice_that_another_leader_creates_at_the_same_time_is_not_overwritten(world: World) -> None:
+    """The create changes nothing of it; then its mark counts as ever: the Lease is asked before it is replaced."""
+    world.api.before_create = lambda: world.api.items.setdefault("apiserver", of_another())
+    assert world.writer.run_pass() is True  # look again
+    assert world.api.items["apiserver"] == of_another()
+    assert world.told.of("wrote") == [("apiserver", "conflict")]
+    world.lease.ours = False
+    with pytest.raises(Deposed):
+        world.writer.run_pass()
+    assert world.mirrored() == ["192.0.2.9"]
+    world.lease.ours = True
+    world.writer.run_pass()
+    assert world.mirrored() == ["192.0.2.1", "192.0.2.2"]
+    assert world.api.items["apiserver"]["metadata"]["annotations"] == {LEADER_ANNOTATION: "me/1"}
+
+
+def test_a_slice_that_is_deleted_while_it_is_written_is_created_anew(world: World) -> None:
+    """The fenced write creates nothing by itself: it says which object it means."""
+    world.writer.run_pass()
+    world.source_is("192.0.2.1")
+    del world.api.items["apiserver"]
+    assert world.writer.run_pass() is True
+    assert "apiserver" not in world.api.items
+    world.writer.run_pass()
+    assert world.mirrored() == ["192.0.2.1"]
+
+
 def test_what_was_not_written_is_neither_counted_nor_announced(world: World) -> None:
     """A leader whose writes are refused shows the addresses that the slices have, and is not in sync."""
     world.api.refuses = 403
@@ -274,7 +323,7 @@ def test_a_lease_that_ends_under_a_pass_allows_no_write(world: World) -> None:
     """The look at the Lease comes right before the request."""
     slices = FencedSlices(world.api, world.lease, world.live.cache, TARGET.namespace, world.told.wrote)
     with pytest.raises(Deposed):
-        slices.write({"metadata": {"name": "apiserver"}}, None, "me/0")
+        slices.write({"metadata": {"name": "apiserver"}, "addressType": "IPv4"}, None, "me/0")
     assert world.api.items == {}
 
 
