@@ -186,14 +186,14 @@ def _together(
 @click.option(
     "--lease-duration",
     type=DURATION,
-    default="15s",
+    default="8s",
     show_default=True,
     help="Until a dead leader is replaced.",
 )
 @click.option(
     "--renew-deadline",
     type=DURATION,
-    default="10s",
+    default="6s",
     show_default=True,
     help="Until a leader that cannot renew stops.",
 )

@@ -98,7 +98,8 @@ class Lock:
         self._now = now
         self._calendar = calendar
         self._on_request = on_request
-        self._timeout = renew_deadline / 2  # a second try, at another API server, must be in time
+        # A request that hangs, the change to another API server and a second try must be over in time.
+        self._timeout = renew_deadline / 3
         self._mutex = threading.Lock()
         self._lease: Object | None = None  # as last seen or written
         self._state: tuple[Any, ...] | None = None  # what of it changes with each renewal, and since when

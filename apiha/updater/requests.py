@@ -32,7 +32,7 @@ Object = dict[str, Any]
 
 FIELD_MANAGER = "apiserver-updater"
 CONNECT_TIMEOUT = 1.0  # s
-REQUEST_TIMEOUT = 5.0  # s: half the default renew deadline, as client-go's leader election has it
+REQUEST_TIMEOUT = 5.0  # s, for what nothing waits for: lists, Events
 # An API server answers a watch at once, but for one that waits for its own cache: 3 s, then it says 504
 # (k8s.io/apiserver/pkg/storage/cacher, blockTimeout).
 HEADERS_TIMEOUT = 10.0  # s

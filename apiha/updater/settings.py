@@ -85,8 +85,8 @@ class Settings:
     vips: tuple[str, ...] = ()
     host: str = "apiserver.cluster.local"
     identity: str = field(default_factory=default_identity)
-    lease_duration: float = 15.0
-    renew_deadline: float = 10.0
+    lease_duration: float = 8.0
+    renew_deadline: float = 6.0
     retry_period: float = 2.0
     health_check: bool = True
     health_interval: float = 1.0
@@ -103,7 +103,7 @@ def check_timing(lease_duration: float, renew_deadline: float, retry_period: flo
     seconds.
     """
     if lease_duration != int(lease_duration) or lease_duration < 1:
-        raise ConfigError("--lease-duration: a Lease counts whole seconds; expected for example 15s")
+        raise ConfigError("--lease-duration: a Lease counts whole seconds; expected for example 8s")
     if lease_duration <= renew_deadline:
         raise ConfigError(
             "--lease-duration: expected more than --renew-deadline, or two replicas could write at once"

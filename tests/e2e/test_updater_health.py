@@ -171,9 +171,8 @@ def test_two_replicas_lose_the_leader_with_its_control_plane(cluster: Cluster, p
             first.freeze()
             cluster.cut(2)  # which the second may well be talking to
             took = time_until("it is off", lambda: ready(cluster, 0) == ALL[:2], 40.0)
-            assert took < 15 + 2 + 6, (
-                f"off after {took:.1f} s"
-            )  # the lease, a retry, and the noticing of both
+            # The lease and a retry, and no second detection: the standby has been probing as well.
+            assert took < 8 + 2, f"off after {took:.1f} s"
             wait_for("the second leads", lambda: second.leads)
             first.thaw()
             first.wait_said("no longer leading")

@@ -443,7 +443,7 @@ def test_settings_that_are_no_use_are_one_clear_line(cluster: Cluster) -> None:
     for flags, word, code in (
         (["--kubeconfig", "/nowhere/kubeconfig"], "/nowhere/kubeconfig", 5),
         (["--kubeconfig", str(bad)], str(bad), 5),
-        ([], "no --kubeconfig", 5),
+        ([], "expected --kubeconfig", 5),
         (
             ["--kubeconfig", "/etc/passwd"],
             "/etc/passwd: not a kubeconfig",

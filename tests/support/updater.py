@@ -238,7 +238,8 @@ class Updater:
         self.started = time.monotonic()
         with self.log_path.open("wb") as log:
             options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": ROOT}
-            options["env"] = {**os.environ, "APIHA_DEBUG": "1"}
+            # With the fault handler SIGABRT prints where each thread is: see `terminate`.
+            options["env"] = {**os.environ, "APIHA_DEBUG": "1", "PYTHONFAULTHANDLER": "1"}
             self.process: subprocess.Popen[Any] = (
                 host.popen(self.command, **options) if host else subprocess.Popen(self.command, **options)
             )
@@ -327,9 +328,14 @@ class Updater:
     # --------------------------------------------------------------------------- what is done to it
 
     def terminate(self, limit: float = 15.0) -> int:
-        """SIGTERM, and wait for its end; returns the exit code."""
+        """SIGTERM, and wait for its end; returns the exit code. Where it hangs instead stands in its log."""
         self.process.terminate()
-        return self.process.wait(limit)
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise
 
     def kill(self) -> None:
         """SIGKILL."""

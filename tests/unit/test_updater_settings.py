@@ -101,7 +101,7 @@ def test_values_arrive_typed() -> None:
     assert found["vips"] == ("10.96.0.100", "fd00::64", "10.96.0.101")
     assert found["listen"] == Listen("", 0)
     assert found["host"] == "a.b"
-    assert found["lease_duration"] == 15.0
+    assert found["lease_duration"] == 8.0
 
 
 def test_vip_and_host_are_the_settings_of_that_name_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,14 @@ class Pki:
         # A certificate's key pair will do for the tokens: kube-apiserver takes certificates as public keys.
         self.service_accounts = self.issue("service-accounts", common_name="service-accounts")
 
+    def rotate(self) -> str:
+        """From now on another CA signs; `ca_file` holds both. Returns the new CA's certificate (PEM)."""
+        before = self.ca_file.read_text()
+        self._ca = trustme.CA(organization_name="apiha test cluster, second CA")
+        fresh = self._ca.cert_pem.bytes().decode("ascii")
+        self.ca_file.write_text(before + fresh)
+        return fresh
+
     def issue(
         self, file_name: str, *identities: str, common_name: str, organization: str | None = None
     ) -> Credentials:
