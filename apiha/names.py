@@ -8,6 +8,7 @@ from __future__ import annotations
 from apiha.slices import FAMILIES, Family
 
 SERVICE = "apiserver"
+SERVICE_LABEL = "kubernetes.io/service-name"  # KEP-752: how a slice says whose it is
 
 
 def slice_name(service: str, family: Family) -> str:

@@ -204,7 +204,7 @@ def access_reviews(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         for verb in ("get", "create", "patch"):
             attributes = {
                 "group": group,
-                "resource": f"{document['kind'].lower()}s",
+                "resource": _resource(document["kind"]),
                 **({} if namespace is None else {"namespace": namespace}),
                 "verb": verb,
                 # A POST does not name what it creates: RBAC cannot see a name either.
@@ -216,6 +216,12 @@ def access_reviews(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
                 "spec": {"resourceAttributes": attributes},
             }
     return list(reviews.values())
+
+
+def _resource(kind: str) -> str:
+    """The resource of a kind, as English forms the plural: `roles`, `validatingadmissionpolicies`."""
+    name = kind.lower()
+    return f"{name[:-1]}ies" if name.endswith("cy") else f"{name}s"
 
 
 def judge_access(answers: Iterable[Mapping[str, Any]]) -> list[Finding]:

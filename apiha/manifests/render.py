@@ -15,7 +15,7 @@ from string import Template
 from apiha import __version__
 from apiha.endpoint import parse_ip
 from apiha.errors import ConfigError
-from apiha.names import SERVICE, lease_name, slice_name, slice_names
+from apiha.names import SERVICE, SERVICE_LABEL, lease_name, slice_name, slice_names
 from apiha.slices import Family
 
 DEFAULT_NAMESPACE = "kube-system"
@@ -29,6 +29,7 @@ _SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
 TEMPLATES = (
     "serviceaccount.yaml",
     "updater-rbac.yaml",
+    "updater-policy.yaml",
     "nodes-rbac.yaml",
     "lease.yaml",
     "service.yaml",
@@ -157,6 +158,11 @@ def render(values: Values) -> dict[str, str]:
         "ip_families": values.families,
         "ip_family_policy": "RequireDualStack" if len(values.vips) > 1 else "SingleStack",
         "port": values.port,
+        "policy": f"apiserver-updater-{values.namespace}",
+        # CEL; what a string is in JSON is one in CEL as well.
+        "by_updater": "request.userInfo.username == "
+        + json.dumps(f"system:serviceaccount:{values.namespace}:apiserver-updater"),
+        "for_our_service": f'object.metadata.?labels[?"{SERVICE_LABEL}"].orValue("{SERVICE}") == "{SERVICE}"',
         "lease": lease_name(SERVICE),
         "slices": list(slice_names(SERVICE)),
         "args": updater_arguments(values),

@@ -18,7 +18,6 @@ from apiha.endpoint import Endpoint
 from apiha.slices import FAMILIES, ControlPlane, Family, Slice, control_planes
 from apiha.updater.health import Verdict
 
-SERVICE_LABEL = "kubernetes.io/service-name"  # KEP-752: how a slice says whose it is
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"  # KEP-752: keeps other controllers' hands off it
 MANAGED_BY = "apiserver-updater.apiha"
 LEADER_ANNOTATION = "apiserver-updater.apiha/leader"
@@ -42,7 +41,7 @@ class Target:
 
     def labels(self) -> dict[str, str]:
         """The labels that make a slice this Service's, and ours."""
-        return {SERVICE_LABEL: self.service, MANAGED_BY_LABEL: MANAGED_BY}
+        return {names.SERVICE_LABEL: self.service, MANAGED_BY_LABEL: MANAGED_BY}
 
 
 @dataclass(frozen=True)

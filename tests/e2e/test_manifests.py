@@ -30,7 +30,8 @@ IMAGE = "registry.example.com/apiha:1.2.3"
 PATIENCE = 60.0  # seconds: bounds the waiting for a controller, of which none should need it
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 KINDS = (
-    "serviceaccounts,roles,rolebindings,leases,services,endpointslices,poddisruptionbudgets,deployments,pods"
+    "serviceaccounts,roles,rolebindings,leases,services,endpointslices,poddisruptionbudgets,deployments,pods,"
+    "validatingadmissionpolicies,validatingadmissionpolicybindings"
 )
 
 
@@ -163,9 +164,9 @@ def test_the_base_is_the_same_as_what_is_printed(cluster: Cluster, tmp_path: Pat
     built = cluster.kubectl("kustomize", str(base))
     assert built.returncode == 0, built.stderr
 
-    def by_name(text: str) -> dict[tuple[str, str, str], Any]:
+    def by_name(text: str) -> dict[tuple[str, str | None, str], Any]:
         documents = list(yaml.safe_load_all(text))
-        return {(d["kind"], d["metadata"]["namespace"], d["metadata"]["name"]): d for d in documents}
+        return {(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]): d for d in documents}
 
     assert by_name(built.stdout) == by_name(rendered(cluster))
 
@@ -370,7 +371,7 @@ def test_dry_run_finds_missing_rights(cluster: Cluster) -> None:
     assert code == 6
     assert any("you may not get, create, patch services in kube-system" in line for line in bad)
     assert any("roles.rbac.authorization.k8s.io in default" in line for line in bad)
-    assert len(bad) == 10
+    assert len(bad) == 12
     # What she may not see is not held against the VIP.
     assert any(line.startswith("UNKNOWN") and f"VIP {VIP}" in line for line in good)
 
@@ -387,6 +388,10 @@ def test_dry_run_finds_that_rights_would_escalate(cluster: Cluster) -> None:
             "policy": ["poddisruptionbudgets"],
             "rbac.authorization.k8s.io": ["roles", "rolebindings"],
             "discovery.k8s.io": ["endpointslices"],
+            "admissionregistration.k8s.io": [
+                "validatingadmissionpolicies",
+                "validatingadmissionpolicybindings",
+            ],
         }.items()
     ]
     group = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "bob"}}
@@ -423,6 +428,7 @@ def test_dry_run_without_the_newer_api_lets_the_api_server_judge_the_vip(cluster
                 "policy",
                 "rbac.authorization.k8s.io",
                 "discovery.k8s.io",
+                "admissionregistration.k8s.io",
             )
         ]
         + [{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}],

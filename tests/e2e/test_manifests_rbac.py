@@ -288,6 +288,12 @@ REFUSED = [
         f"{SLICES}/default/endpointslices/kubernetes",
         slice_of("kubernetes", "kubernetes", namespace="default"),
     ),
+    Attempt(
+        "label its own slice for kube-dns",
+        "APPLY",
+        f"{OWN_SLICES}/apiserver",
+        slice_of("kube-dns", "apiserver"),
+    ),
     Attempt("POST a Lease", "POST", OWN_LEASES, lease_of(ACCOUNT)),
     Attempt("apply another Lease", "APPLY", f"{OWN_LEASES}/kube-scheduler", lease_of("kube-scheduler")),
     Attempt("PUT another Lease", "PUT", f"{OWN_LEASES}/kube-scheduler", lease_of("kube-scheduler")),
@@ -330,6 +336,8 @@ def test_an_updater_that_is_taken_over_writes_its_slices_and_its_lease_and_nothi
             f"{LEASES}/{space.namespace}/leases/{ACCOUNT}",
         ):
             space.api.ok("DELETE", path)
+    foreign_label = next(attempt for attempt in REFUSED if "label" in attempt.what)
+    wait_for("the API server knows the policy", lambda: as_account(space, foreign_label)[0] == 403)
     for attempt in REFUSED:
         status, answer = as_account(space, attempt)
         assert (status, answer["reason"]) == (403, "Forbidden"), f"{attempt.what}: {status} {answer}"
