@@ -20,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from apiha import __version__
 from apiha.probe import Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,15 +32,14 @@ _WRITE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 class Metrics:
     """The updater's metrics, in a registry of their own; each is a prometheus_client metric and thread-safe."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """`now` is the Unix time in seconds, which Prometheus compares with its own."""
         # A gauge of a start time for every series, which nobody asked for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._now = now
-        self._last_sync: float | None = None
-        started = now()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
@@ -75,12 +75,15 @@ class Metrics:
         )
         self.server_switches = counter("api_server_switches", "Changes of the API server that is talked to")
         self.events_dropped = counter("events_dropped", "Kubernetes Events that could not be written")
-        gauge("last_sync_age_seconds", "Seconds since the slices were last known to be right").set_function(
-            lambda: self._now() - (started if self._last_sync is None else self._last_sync)
+        self._last_sync = gauge(
+            "last_sync_timestamp_seconds", "Unix time when the slices were last known to be right; 0 before"
         )
+        gauge("build_info", "1; the version is in the label", "version").labels(__version__).set(1)
 
-    def expect(self, slices: Iterable[str], resources: Iterable[str]) -> None:
-        """Show the counters of what is known beforehand as 0: a first increase is one only after a 0."""
+    def expect(self, slices: Iterable[str], resources: Iterable[str], problems: Iterable[str]) -> None:
+        """Show what is known beforehand as 0: a first increase is one only after a 0."""
+        for problem in problems:
+            self.problem.labels(problem)
         for name in slices:
             for result in ("created", "applied", "conflict", "failed"):
                 self.writes.labels(name, result)
@@ -90,7 +93,7 @@ class Metrics:
 
     def synced(self) -> None:
         """The slices are known to be right now."""
-        self._last_sync = self._now()
+        self._last_sync.set(self._now())
 
     def forget_address(self, address: str) -> None:
         """A control plane is gone: its series would stay as they were for ever."""

@@ -14,6 +14,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 from apiha.clock import Clock, SystemClock
 from apiha.endpoint import Endpoint
@@ -30,7 +31,7 @@ from apiha.updater.health import PROBE_SHARE, HealthChecker
 from apiha.updater.loop import News, WriterLoop
 from apiha.updater.metrics import CONTENT_TYPE, Metrics
 from apiha.updater.mirror import Target
-from apiha.updater.problems import WATCHES, Resource
+from apiha.updater.problems import WATCHES, ProblemKey, Resource
 from apiha.updater.report import Recorder
 from apiha.updater.requests import Requests
 from apiha.updater.resources import Resources
@@ -66,7 +67,7 @@ class Updater:
         self.rng = rng or random.Random()  # noqa: S311 (jitter)
         self.stop = threading.Event()
         self._lease_name = lease_name(settings.service)
-        self.metrics = Metrics(self.clock.monotonic)
+        self.metrics = Metrics(lambda: self.clock.now().timestamp())
         self.announcer = Announcer(
             self.clock,
             namespace=settings.namespace,
@@ -140,7 +141,7 @@ class Updater:
         """The health check, and the writer that waits for everything above."""
         settings = self.settings
         target = Target(settings.namespace, settings.service)
-        self.metrics.expect(target.slice_names, self.followers)
+        self.metrics.expect(target.slice_names, self.followers, get_args(ProblemKey))
         self.checker = HealthChecker(
             self.probe,
             self.clock,

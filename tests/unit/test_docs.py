@@ -321,6 +321,15 @@ def test_every_metric_is_documented() -> None:
     assert listed == own
 
 
+def test_the_page_on_metrics_shows_the_alert_rules() -> None:
+    """What stands there is what is in the file, comments and all; its table names every alert."""
+    rules = (REPOSITORY / "deploy/prometheus/apiha-rules.yaml").read_text(encoding="utf-8")
+    text = section(page("metrics.md"), "## Alerts")
+    assert fenced(text, "yaml") == [rules[rules.index("groups:") :]]
+    alerts = [rule["alert"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    assert [words(row[0]) for row in rows(text)[1:]] == alerts
+
+
 def test_every_problem_of_the_updater_is_documented() -> None:
     """The table of problems has the keys that the updater knows, and no others."""
     table = rows(section(page("metrics.md"), "## Problems"))[1:]

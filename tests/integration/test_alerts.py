@@ -1,0 +1,51 @@
+"""The alert rules do what the documentation says, as Prometheus itself evaluates them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+RULES, TESTS = DEPLOY / "apiha-rules.yaml", DEPLOY / "apiha-rules-test.yaml"
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
+
+
+@needs_promtool
+@pytest.mark.parametrize("command", [["check", "rules", RULES.name], ["test", "rules", TESTS.name]])
+def test_promtool_accepts_the_rules_and_their_tests_pass(command: list[str]) -> None:
+    """Each alert fires for what it is for: a lost machine, no leader, a stale sync, a problem."""
+    done = subprocess.run(["promtool", *command], cwd=DEPLOY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    """An alert that is never seen to fire is a hope."""
+    alerts = {
+        rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    }
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    quiet = {case["alertname"] for case in cases if not case["exp_alerts"]}
+    assert quiet >= alerts - {"ApihaProblem"}
+
+
+def test_the_rules_use_metrics_that_the_updater_exports() -> None:
+    """A misspelt metric would be an alert that never fires, or `absent` for ever."""
+    pytest.importorskip("prometheus_client", reason="needs the extra: pip install 'apiha[updater]'")
+    from apiha.updater.metrics import Metrics
+
+    exported = {family.name for family in Metrics().registry.collect()}
+    expressions = [
+        rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
+    used = {name for expression in expressions for name in re.findall(r"apiha_updater_\w+", expression)}
+    assert used
+    assert used <= exported
