@@ -19,6 +19,11 @@ from pathlib import Path
 # Nobody's hosts file is larger; more than this is a mistake in a path, and would fill the memory.
 MAX_SIZE = 64 * 1024 * 1024  # bytes
 LOCK_POLL = 0.01  # seconds
+LEFTOVER_AGE = 60.0  # seconds; a write takes milliseconds, on a disk that is in trouble seconds
+
+# renameat2(2), linux/fs.h; Linux 3.15, and not all file systems
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_AT_FDCWD = -100  # linux/fcntl.h
 
 # Why a rename over a file can be impossible although the file itself is writable: it is a mount point
 # (EBUSY), its folder is read-only (EROFS) or not ours to write in, or its owner or label cannot be kept
@@ -75,28 +80,53 @@ def read_open(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def replace(path: str, data: bytes, expected: os.stat_result | None) -> None:
-    """Rename a new file over `path`, with the same mode, owner and extended attributes; 0644 for a new one.
+def replace(path: str, data: bytes, expected: os.stat_result | None, before: bytes | None = None) -> None:
+    """Put a new file in the place of `path`, with the same mode, owner and extended attributes; 0644 for a new one.
 
-    Every reader sees all of the old bytes or all of the new ones, after a power failure too. `expected` is
-    the state that `path` must still be in (None: missing), else ChangedMeanwhileError. Raises OSError; see
+    Every reader sees all of the old bytes or all of the new ones, after a power failure too. `expected` is the state
+    that `path` must still be in (None: missing), and `before` what it must hold, else ChangedMeanwhileError. Where
+    the kernel can exchange two files, a change in the very last moment is noticed as well. Raises OSError; see
     NO_RENAME.
     """
 
-    def unchanged() -> None:
+    def move(temporary: str, path: str) -> None:
         if _identity(status_of(path)) != _identity(expected):
             raise ChangedMeanwhileError
+        if expected is None:
+            _move_new(temporary, path)
+        else:
+            _move_over(temporary, path, expected, before)
 
-    write_whole(path, data, lambda descriptor: _copy_attributes(descriptor, path, expected), unchanged)
+    write_whole(path, data, lambda descriptor: _copy_attributes(descriptor, path, expected), move)
 
 
-def write_whole(path: str, data: bytes, prepare: Callable[[int], None], check: Callable[[], None]) -> None:
-    """Write a temporary file beside `path`, `prepare` its descriptor, `check`, rename.
+def remove(path: str, expected: os.stat_result, before: bytes) -> None:
+    """Remove a file that is still as `expected` and holds `before`, else ChangedMeanwhileError. Raises OSError."""
+    if _identity(status_of(path)) != _identity(expected):
+        raise ChangedMeanwhileError
+    temporary = _temporary(path)
+    with signals_held():
+        os.rename(path, temporary)
+        if not _is_the_one(temporary, expected, before):
+            with suppress(FileExistsError):  # a newer one is there by now
+                _move_new(temporary, path)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise ChangedMeanwhileError
+        os.unlink(temporary)
+        sync_folder(os.path.dirname(path))
 
-    On failure the temporary file is removed. Raises OSError, and whatever `prepare` and `check` raise.
+
+def write_whole(
+    path: str, data: bytes, prepare: Callable[[int], None], move: Callable[[str, str], None] = os.rename
+) -> None:
+    """Write a temporary file beside `path`, `prepare` its descriptor, `move` it to its place.
+
+    The temporary file, or what `move` leaves under its name, is removed. Raises OSError, and whatever `prepare` and
+    `move` raise.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.apiha-{os.urandom(4).hex()}")
+    folder = os.path.dirname(path)
+    temporary = _temporary(path)
     with signals_held():
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -105,13 +135,21 @@ def write_whole(path: str, data: bytes, prepare: Callable[[int], None], check: C
                 overwrite(descriptor, data)
             finally:
                 os.close(descriptor)
-            check()
-            os.rename(temporary, path)
-        except BaseException:
+            move(temporary, path)
+        finally:
             with suppress(OSError):
                 os.unlink(temporary)
-            raise
         sync_folder(folder)
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two files change places in one step. Raises OSError: EINVAL or ENOSYS where that is not possible."""
+    _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def rename_new(old: str, new: str) -> None:
+    """Rename to a name that must be free (EEXIST). Raises OSError: EINVAL or ENOSYS where that is not possible."""
+    _renameat2(old, new, _RENAME_NOREPLACE)
 
 
 def overwrite(descriptor: int, data: bytes) -> None:
@@ -124,15 +162,22 @@ def overwrite(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def sweep(path: str) -> None:
-    """Remove the temporary files of killed runs. Only under the lock, for then nobody else has one."""
+def sweep(path: str, *, now: float = 0.0, min_age: float = LEFTOVER_AGE) -> None:
+    """Remove the temporary files of killed runs. Only under the lock.
+
+    Those that changed within `min_age` seconds before `now` (seconds since 1970) stay: a run with another state
+    directory locks something else, and may be writing one.
+    """
     folder, name = os.path.split(path)
     leftover = re.compile(rf"\.{re.escape(name)}(\.apiha-\w+)?\.apiha-[0-9a-f]{{8}}")
     with suppress(OSError):
         for found in os.listdir(folder):
             if leftover.fullmatch(found):
+                place = os.path.join(folder, found)
                 with suppress(OSError):
-                    os.unlink(os.path.join(folder, found))
+                    # A rename changes st_ctime, and nobody can set it.
+                    if not 0 <= now - os.lstat(place).st_ctime < min_age:
+                        os.unlink(place)
 
 
 def lock(
@@ -230,6 +275,61 @@ def _ignoring_unsupported() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENODATA):
             raise
+
+
+def _temporary(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.apiha-{os.urandom(4).hex()}")
+
+
+def _move_over(temporary: str, path: str, expected: os.stat_result, before: bytes | None) -> None:
+    """Exchange the two, and look at what came out: if another program changed it in the last moment, undo that."""
+    mine = os.lstat(temporary).st_ino
+    try:
+        exchange(temporary, path)
+    except FileNotFoundError:
+        raise ChangedMeanwhileError from None
+    except OSError:  # not possible here; or the rename is not possible either, and says why
+        os.rename(temporary, path)
+        return
+    if _is_the_one(temporary, expected, before):
+        return
+    with suppress(FileNotFoundError):  # deleted in this moment: so it is to be gone
+        exchange(temporary, path)
+        if os.lstat(temporary).st_ino != mine:  # replaced once more in this moment: the newest one stays
+            exchange(temporary, path)
+    raise ChangedMeanwhileError
+
+
+def _move_new(temporary: str, path: str) -> None:
+    """Rename to a name that was free a moment ago; ChangedMeanwhileError if it is not any more."""
+    try:
+        rename_new(temporary, path)
+    except FileExistsError:
+        raise ChangedMeanwhileError from None
+    except OSError:
+        os.rename(temporary, path)
+
+
+def _is_the_one(path: str, expected: os.stat_result, before: bytes | None) -> bool:
+    """Whether a file that was renamed (which changes st_ctime) is still as it was."""
+    status = os.lstat(path)
+    same = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_mode", "st_uid", "st_gid")
+    if any(getattr(status, name) != getattr(expected, name) for name in same):
+        return False
+    return before is None or read(path)[0] == before
+
+
+def _renameat2(old: str, new: str, flags: int) -> None:
+    # Imported late: only a write needs it.
+    import ctypes
+
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28, musl 1.2.6
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), old, None, new)
 
 
 def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:

@@ -23,6 +23,9 @@ from apiha.paths import HOSTS_FILE, STATE_DIR
 _ATTEMPTS = 20  # how often to start anew when another program changes the file meanwhile
 
 
+_Decide = Callable[[bytes, bool], Edit]  # from the bytes, and whether there is no file
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a write did.
@@ -60,7 +63,8 @@ class HostsFile:
     """A hosts file on disk. Reading takes no lock; writers come one at a time.
 
     `path` may be a symlink: the file that it leads to is written. `state_dir` keeps the journal of a write in
-    place if the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock.
+    place if the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock,
+    `now` (seconds since 1970) tells how old a leftover is.
     """
 
     def __init__(
@@ -70,11 +74,13 @@ class HostsFile:
         state_dir: str | os.PathLike[str] = STATE_DIR,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path)
         self.state_dir = Path(state_dir)
         self._clock = clock
         self._sleep = sleep
+        self._now = now
 
     def read(self) -> bytes:
         """The file's bytes; none if it does not exist. Raises HostsFileError, NotPermitted."""
@@ -103,18 +109,21 @@ class HostsFile:
         """
         render(host, addresses)  # what can never be written fails before anything is locked
 
-        def change(data: bytes) -> Edit:
+        def change(data: bytes, missing: bool) -> Edit:
             if expected is not None and (now := current(data, host).addresses) != tuple(expected):
                 raise BlockChanged(self.path, now)
-            return splice(data, host, addresses, on_conflict, path=str(self.path))
+            return splice(data, host, addresses, on_conflict, path=str(self.path), missing=missing)
 
         return self._apply(change, lock_timeout)
 
     def unpin(self, host: str | None = None, *, lock_timeout: float = 10.0) -> Change:
-        """Remove the block, restore adopted lines (see `remove`). Raises HostsFileError, NotPermitted."""
-        return self._apply(lambda data: remove(data, host), lock_timeout)
+        """Remove the block, restore adopted lines (see `remove`). Raises HostsFileError, NotPermitted.
 
-    def _apply(self, change: Callable[[bytes], Edit], lock_timeout: float) -> Change:
+        A file that was made for the block and holds nothing else is removed with it.
+        """
+        return self._apply(lambda data, _missing: remove(data, host), lock_timeout)
+
+    def _apply(self, change: _Decide, lock_timeout: float) -> Change:
         target = os.path.realpath(self.path)
         deadline = self._clock() + lock_timeout
         with self._explained():
@@ -142,14 +151,17 @@ class HostsFile:
             folder = os.path.dirname(target)
             return os.open(folder, os.O_RDONLY | os.O_DIRECTORY), folder
 
-    def _write(self, target: str, change: Callable[[bytes], Edit], deadline: float) -> Change:
+    def _write(self, target: str, change: _Decide, deadline: float) -> Change:
         for _ in range(_ATTEMPTS):
             data, status = files.read(target)
-            edit = change(data)
+            edit = change(data, status is None)
             if edit.data == data:
                 return Change(written=False)
             try:
-                files.replace(target, edit.data, status)
+                if edit.gone and status is not None:
+                    files.remove(target, status, data)
+                else:
+                    files.replace(target, edit.data, status, data)
             except files.ChangedMeanwhileError:
                 continue
             except OSError as error:
@@ -161,9 +173,7 @@ class HostsFile:
             f"{self.path} keeps being changed by another program: stop that one, then run again"
         )
 
-    def _write_in_place(
-        self, target: str, change: Callable[[bytes], Edit], deadline: float, no_rename: OSError
-    ) -> Change:
+    def _write_in_place(self, target: str, change: _Decide, deadline: float, no_rename: OSError) -> Change:
         try:
             file = os.open(target, os.O_RDWR | os.O_NOFOLLOW)
         except OSError as error:
@@ -172,7 +182,7 @@ class HostsFile:
             # Two containers may share one file by bind mounts: their folders, and so their locks, differ.
             self._lock(file, target, deadline)
             data = files.read_open(file)
-            edit = change(data)
+            edit = change(data, False)
             if edit.data == data:
                 return Change(written=False)
             with files.signals_held():
@@ -201,7 +211,7 @@ class HostsFile:
     def _recover(self, target: str, deadline: float) -> str | None:
         """Settle what killed runs left behind; says so if one was killed while it wrote in place."""
         for journal in journals_of(target, self.state_dir):
-            files.sweep(str(journal.folder / journal.name))
+            files.sweep(str(journal.folder / journal.name), now=self._now())
             if not journal.exists():
                 if os.path.lexists(journal.intended):  # killed before the first byte was written
                     journal.discard()

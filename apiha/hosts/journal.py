@@ -47,9 +47,7 @@ class Journal:
         # The backup comes last and goes first: where it is, the other one is too.
         try:
             for path, data in ((self.intended, after), (self.backup, before)):
-                files.write_whole(
-                    str(path), data, lambda descriptor: os.fchmod(descriptor, mode), lambda: None
-                )
+                files.write_whole(str(path), data, lambda descriptor: os.fchmod(descriptor, mode))
         except BaseException:
             with suppress(OSError):
                 self.discard()

@@ -31,6 +31,8 @@ BEGIN = b"# BEGIN apiha (managed: edits inside are overwritten; `apiha unpin` re
 END = b"# END apiha"
 # The newline in front of the block is apiha's own then, and goes with it.
 END_AFTER_NO_NEWLINE = END + b" (file had no final newline)"
+# The file is apiha's own then, and goes with the block.
+END_OF_NO_FILE = END + b" (there was no file)"
 
 # Markers are known by their first words, so that another release may word the rest differently.
 # No `^`: a pattern that begins with plain text is searched ten times as fast, and a hosts file may have megabytes.
@@ -58,9 +60,14 @@ class Block:
     @property
     def added_newline(self) -> bool:
         """Whether the newline in front of the block was added with it."""
-        return (
-            self.terminated and b"(file had no final newline)" in self.data.rstrip(b"\n").rpartition(b"\n")[2]
-        )
+        return self.end == END_AFTER_NO_NEWLINE
+
+    @property
+    def end(self) -> bytes:
+        """The END marker as apiha writes it, with its remark."""
+        last = self.data.rstrip(b"\n").rpartition(b"\n")[2] if self.terminated else b""
+        remarked = (END_AFTER_NO_NEWLINE, END_OF_NO_FILE)
+        return next((end for end in remarked if end.removeprefix(END) in last), END)
 
     @property
     def last_line(self) -> int:
@@ -82,13 +89,14 @@ class Edit:
 
     `adopted`: foreign lines commented out by this edit. `repeated`: foreign lines removed, because the same was adopted
     earlier. `dropped`: lines inside the old block that apiha did not write and that are gone now (to be logged: nothing
-    is lost silently).
+    is lost silently). `gone`: there was no file before apiha, and nothing is left to be in it.
     """
 
     data: bytes
     adopted: tuple[ForeignLine, ...] = ()
     repeated: tuple[ForeignLine, ...] = ()
     dropped: tuple[HostsLine, ...] = ()
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +194,15 @@ def splice(
     on_conflict: Foreign = "refuse",
     *,
     path: str = "/etc/hosts",
+    missing: bool = False,
 ) -> Edit:
     """Make the one block say that `host` is at `addresses`, in this order; every byte outside it stays.
 
     The block takes the place of the first one there is, else the end of the file. If it says so already, the
     result is `data` itself. Foreign lines that name `host`: "refuse" raises HostsConflict; "adopt" comments
     them out in place, and their other names move into the block; "leave" leaves them. `path` is only for the message.
-    Raises HostsFileError for an address or host that no hosts file can hold.
+    `missing`: there is no file yet; `remove` will say so. Raises HostsFileError for an address or host that no hosts
+    file can hold.
     """
     key = name_key(host)
     text = parse(data, host)
@@ -214,13 +224,14 @@ def splice(
     lines = render(host, addresses, carried_for(originals_in(pieces), key))
     if not text.blocks:
         added = pieces[0] != b"" and not pieces[0].endswith(b"\n")
-        after = pieces[0] + (b"\n" if added else b"") + _block(lines, added)
+        end = END_OF_NO_FILE if missing else END_AFTER_NO_NEWLINE if added else END
+        after = pieces[0] + (b"\n" if added else b"") + _block(lines, end)
         return Edit(after, adopted, repeated)
     first = text.blocks[0]
     if len(text.blocks) == 1 and first.terminated and first.lines == lines:
         return Edit(pieces[0] + first.data + pieces[1], adopted, repeated)
     rest = _without_blocks(pieces[1:], text.blocks[1:])
-    after = pieces[0] + _block(lines, first.added_newline) + rest
+    after = pieces[0] + _block(lines, first.end) + rest
     return Edit(after, adopted, repeated, _strangers(text, key))
 
 
@@ -229,7 +240,9 @@ def remove(data: bytes, host: str | None = None) -> Edit:
     text = parse(data, host)
     pieces = [restore(piece.data) for piece in text.outside]
     key = None if host is None else name_key(host)
-    return Edit(_without_blocks(pieces, text.blocks), dropped=_strangers(text, key))
+    after = _without_blocks(pieces, text.blocks)
+    gone = not after and any(block.end == END_OF_NO_FILE for block in text.blocks)
+    return Edit(after, dropped=_strangers(text, key), gone=gone)
 
 
 def current(data: bytes, host: str) -> BlockState:
@@ -312,8 +325,8 @@ def _block_key(lines: Sequence[bytes]) -> bytes:
     return next((name_key(entry[1][0]) for entry in entries if entry and len(entry[1]) == 1), b"")
 
 
-def _block(lines: Iterable[bytes], added_newline: bool) -> bytes:
-    return b"\n".join((BEGIN, *lines, END_AFTER_NO_NEWLINE if added_newline else END, b""))
+def _block(lines: Iterable[bytes], end: bytes) -> bytes:
+    return b"\n".join((BEGIN, *lines, end, b""))
 
 
 def _without_blocks(pieces: Sequence[bytes], blocks: Sequence[Block]) -> bytes:

@@ -9,6 +9,7 @@ import zipimport
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from apiha import files
 from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.hosts import HostsFile
@@ -95,6 +96,8 @@ def uninstall(
                 report.info(
                     f"removed the block from {hosts_file}; clients on this node that name the host need another way"
                 )
+        for swept in (os.path.realpath(hosts_file), *map(str, recorded.values())):
+            files.sweep(swept, min_age=0.0)  # nobody else writes any more
         for path, place in recorded.items():
             if tree.unchanged(path):
                 place.unlink()

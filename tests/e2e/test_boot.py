@@ -688,6 +688,32 @@ def test_owner_mode_and_attributes_survive_the_sandbox(worker: Machine) -> None:
     assert os.getxattr(hosts, "user.origin") == b"image"
 
 
+EXCHANGE = """\
+import os, sys
+sys.path.insert(0, "/usr/local/bin/apiha")
+from apiha import files
+for name in ("one", "two"):
+    with open(f"/etc/{name}", "w") as file:
+        file.write(name)
+files.exchange("/etc/one", "/etc/two")
+files.rename_new("/etc/two", "/etc/three")
+"""
+
+
+def test_the_sandbox_lets_two_files_be_exchanged(worker: Machine) -> None:
+    """The system call behind a safe replacement is allowed, and what calls it works without writable code."""
+    worker.write("/etc/exchange.py", EXCHANGE)
+    # Named like apiha's services, it runs in their sandbox.
+    worker.write(
+        "/etc/systemd/system/apiha-exchange.service",
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /etc/exchange.py\n",
+    )
+    worker.boot()
+    worker.systemctl("start", "apiha-exchange.service")
+    assert worker.show("apiha-exchange.service")["ProtectSystem"] == "strict"
+    assert (worker.read("/etc/one"), worker.read("/etc/three")) == ("two", "one")
+
+
 def test_a_missing_hosts_file_is_made_for_everybody_to_read(worker: Machine) -> None:
     """A deleted hosts file comes back with the block and mode 0644, whatever the umask of the unit."""
     worker.path("/etc/hosts").unlink()

@@ -368,13 +368,162 @@ def test_a_block_that_changes_right_before_the_rename_is_noticed(
     assert current(hosts.read(), HOST).addresses == ("10.0.0.13",)
 
 
+def in_the_window(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> None:
+    """Let another program act after apiha has looked at the file for the last time, right before the exchange.
+
+    The first act comes before the first exchange, the second one before the second, and so on.
+    """
+    exchange, remaining = files.exchange, list(acts)
+
+    def later(one: str, other: str) -> None:
+        if remaining:
+            remaining.pop(0)()
+        exchange(one, other)
+
+    monkeypatch.setattr(files, "exchange", later)
+
+
+def renamed_over(path: Path, data: bytes) -> None:
+    path.with_name("new").write_bytes(data)
+    path.with_name("new").rename(path)
+
+
+def test_a_line_appended_in_the_very_last_moment_is_not_lost(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`echo >>` between the last look and the exchange: what was taken out is looked at, and goes back in."""
+    in_the_window(monkeypatch, lambda: path.write_bytes(path.read_bytes() + b"\n10.0.0.1 late\n"))
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(ORIGINAL + b"\n10.0.0.1 late\n# BEGIN apiha")
+    assert beside(path) == []
+
+
+def test_a_change_that_time_and_size_do_not_show_is_not_lost(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other bytes of the same length with the old time of modification, as rsync --times writes them."""
+    status = path.stat()
+
+    def change() -> None:
+        path.write_bytes(ORIGINAL.replace(b"db", b"DB"))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    in_the_window(monkeypatch, change)
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(ORIGINAL.replace(b"db", b"DB") + b"\n# BEGIN apiha")
+
+
+def test_a_file_renamed_over_it_in_the_very_last_moment_is_not_lost(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As editors write: the file that was exchanged is another one, and the block is put into that."""
+    in_the_window(monkeypatch, lambda: renamed_over(path, b"10.0.0.1 other\n"))
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(b"10.0.0.1 other\n# BEGIN apiha")
+    assert beside(path) == []
+
+
+def test_a_second_file_renamed_over_it_while_the_first_is_put_back(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest one stays."""
+    in_the_window(
+        monkeypatch,
+        lambda: renamed_over(path, b"10.0.0.1 first\n"),
+        lambda: renamed_over(path, b"10.0.0.2 second\n"),
+    )
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(b"10.0.0.2 second\n# BEGIN apiha")
+    assert beside(path) == []
+
+
+def test_a_file_that_is_deleted_or_made_in_the_very_last_moment(
+    hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted: it is made anew with the block alone. Made: the block is put into it."""
+    in_the_window(monkeypatch, path.unlink)
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(b"# BEGIN apiha")
+    path.unlink()
+    rename_new = files.rename_new
+
+    def later(one: str, other: str) -> None:
+        monkeypatch.setattr(files, "rename_new", rename_new)
+        path.write_bytes(b"10.0.0.1 made\n")
+        rename_new(one, other)
+
+    monkeypatch.setattr(files, "rename_new", later)
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert path.read_bytes().startswith(b"10.0.0.1 made\n# BEGIN apiha")
+    assert beside(path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_without_exchange_a_rename_does(
+    code: int, hosts: HostsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems and kernels that cannot exchange two files, and a sandbox that forbids it, lose no pin."""
+
+    def refused(_one: str, _other: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "exchange", refused)
+    monkeypatch.setattr(files, "rename_new", refused)
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    hosts.unpin()
+    assert path.read_bytes() == ORIGINAL
+    path.unlink()
+    assert hosts.pin(HOST, ["10.0.0.11"]).written
+    assert beside(path) == []
+
+
+def test_a_young_temporary_file_is_nobodys_leftover(path: Path, tmp_path: Path) -> None:
+    """A run that locks something else (another state directory) may be writing it right now: a minute is waited."""
+    young = path.with_name(".hosts.apiha-0123abcd")
+    young.write_bytes(b"half")
+    HostsFile(path, state_dir=tmp_path / "state", now=lambda: time.time() + 50).pin(HOST, ["10.0.0.11"])
+    assert young.exists()
+    HostsFile(path, state_dir=tmp_path / "state", now=lambda: time.time() + 70).pin(HOST, ["10.0.0.12"])
+    assert not young.exists()
+
+
+def test_a_clock_that_was_set_back_keeps_no_leftover(path: Path, tmp_path: Path) -> None:
+    """A temporary file from the future is none that somebody writes now."""
+    path.with_name(".hosts.apiha-0123abcd").write_bytes(b"half")
+    HostsFile(path, state_dir=tmp_path / "state", now=lambda: time.time() - 3600).pin(HOST, ["10.0.0.11"])
+    assert beside(path) == []
+
+
+def test_a_file_that_apiha_made_goes_with_the_block(hosts: HostsFile, path: Path) -> None:
+    """Where there was no hosts file there is none after unpin, swapped meanwhile or not."""
+    path.unlink()
+    hosts.pin(HOST, ["10.0.0.11"])
+    hosts.pin(HOST, ["10.96.0.100", "10.0.0.11"])
+    assert hosts.unpin().written
+    assert not path.exists()
+    assert beside(path) == []
+
+
+def test_a_file_that_apiha_made_stays_with_the_lines_of_others(hosts: HostsFile, path: Path) -> None:
+    """Whoever wrote into it since keeps the file."""
+    path.unlink()
+    hosts.pin(HOST, ["10.0.0.11"])
+    path.write_bytes(path.read_bytes() + b"10.0.0.1 mine\n")
+    hosts.unpin()
+    assert path.read_bytes() == b"10.0.0.1 mine\n"
+    path.write_bytes(b"")
+    hosts.pin(HOST, ["10.0.0.11"])
+    hosts.unpin()
+    assert path.read_bytes() == b""
+
+
 def test_leftovers_of_killed_runs_are_swept(hosts: HostsFile, path: Path) -> None:
     """Temporary files of apiha go, files of others stay."""
     for name in (".hosts.apiha-0123abcd", ".hosts.apiha-backup.apiha-0123abcd", "hosts.apiha-intended"):
         (path.parent / name).write_bytes(b"half")
     for name in (".hosts.apiha-notes", ".hosts.swp", ".hosts.apiha-0123abcde", "xhosts.apiha-0123abcd"):
         (path.parent / name).write_bytes(b"mine")
-    hosts.pin(HOST, ["10.0.0.11"])
+    HostsFile(path, state_dir=hosts.state_dir, now=lambda: time.time() + 61).pin(HOST, ["10.0.0.11"])
     assert beside(path) == sorted(
         [".hosts.apiha-notes", ".hosts.swp", ".hosts.apiha-0123abcde", "xhosts.apiha-0123abcd"]
     )

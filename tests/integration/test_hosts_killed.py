@@ -47,6 +47,11 @@ def write_for_ever(hosts: HostsFile, ready: int) -> None:
         hosts.pin(HOST, addresses)
 
 
+def hosts_file(path: Path) -> HostsFile:
+    """The file as a run a minute later has it, which sweeps what this one leaves when it is killed."""
+    return HostsFile(path, state_dir=path.parent / "state", now=lambda: time.time() + 61.0)
+
+
 def kill_writers(
     path: Path, begun: Callable[[], bool], within: float, next_run: Callable[[], None], every: int
 ) -> dict[str, int]:
@@ -54,7 +59,7 @@ def kill_writers(
 
     The file is looked at after each kill, and must be whole after every `every`th one and the `next_run`.
     """
-    hosts = HostsFile(path, state_dir=path.parent / "state")
+    hosts = hosts_file(path)
     path.write_bytes(STATES[0])
     render(HOST, ADDRESSES[0])  # imports once what each writer would
     rng = random.Random(1)
@@ -112,7 +117,7 @@ def killed_in_place(folder: Path) -> dict[str, Any]:
     recovered: list[str] = []
 
     def next_run() -> None:
-        change = HostsFile(path, state_dir=folder / "state").pin(HOST, ADDRESSES[0])
+        change = HostsFile(path, state_dir=path.parent / "state").pin(HOST, ADDRESSES[0])
         recovered.extend([change.recovered] if change.recovered else [])
 
     # The backup is there from before the first byte is written until after the last one.

@@ -398,6 +398,74 @@ def test_a_run_that_fails_halfway_is_recorded(machine: Worker, image: Path) -> N
     assert snapshot(image) == before
 
 
+# Installs below argv[2] and is killed at the step argv[1]: a file opened for writing, renamed, made, linked, removed.
+KILLED = """
+import os, sys
+from pathlib import Path
+from apiha.install.install import install
+from apiha.log import Reporter
+
+step, root = int(sys.argv[1]), Path(sys.argv[2])
+CHANGES = {"open", "os.rename", "os.mkdir", "os.symlink", "os.remove", "os.chmod", "ctypes.dlsym"}
+seen = 0
+
+def kill(event, arguments):
+    global seen
+    if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        return
+    seen += event in CHANGES
+    if seen == step:
+        os._exit(9)  # as SIGKILL: nothing is put in order
+
+sys.argv[0] = str(root / "opt/apiha")
+sys.addaudithook(kill)
+install(Reporter(), root=root, kubelet_http2=True)
+"""
+
+
+def test_uninstall_removes_what_a_killed_install_left(machine: Worker, image: Path) -> None:
+    """Killed at whatever step, an install leaves nothing that uninstall does not find."""
+    program = image / "opt/apiha"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    before = snapshot(image)
+    kills = 0
+    while True:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(kills + 1), str(image)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9, done.stderr
+        kills += 1
+        machine.run("uninstall", "--root", image).ok()
+        assert snapshot(image) == before, f"killed at step {kills}"
+    assert kills > 50
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
+def test_uninstall_removes_a_hosts_file_that_was_not_there(
+    machine: Worker, image: Path, cluster: Cluster
+) -> None:
+    """An image without a hosts file: the pin made one, and it goes with the block."""
+    hosts = image / "etc/hosts"
+    hosts.unlink()
+    before = snapshot(image)
+    machine.run("install", "--root", image).ok()
+    machine.configure(cluster.settings)
+    machine.hosts = hosts
+    machine.run("pin-host").ok()
+    assert hosts.exists()
+    machine.hosts = Path("/etc/hosts")  # the default, seen from the image
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
 def test_uninstall_copes_with_what_is_gone(machine: Worker, image: Path) -> None:
     """Files that somebody removed since are no error."""
     before = snapshot(image)
