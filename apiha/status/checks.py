@@ -126,6 +126,13 @@ CHECKS = (
         rules.control_plane_down,
     ),
     Check(
+        "left-out",
+        (WARNING,),
+        "a control plane is untrusted or broken, so it is no fallback",
+        "look at that machine: its certificate, or what else listens there",
+        rules.left_out,
+    ),
+    Check(
         "vip-down",
         (ERROR, WARNING),
         "the VIP is neither ready nor alive; an error if it comes first in the block",

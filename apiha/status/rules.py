@@ -9,7 +9,9 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Severity
 from apiha.install.units import SANDBOX
+from apiha.node.choice import MISLEADING, worth_moving
 from apiha.node.context import LOOPBACK
+from apiha.probe import ProbeResult
 from apiha.status.model import Found, Observations, UnitState
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -147,20 +149,43 @@ def first_dead(seen: Observations) -> Iterator[Found]:
     """The control plane that clients try first does not answer."""
     for result in seen.planes:
         if not result.health.usable and result.endpoint.address == seen.first:
-            own = seen.first == LOOPBACK
+            own = "look at kube-apiserver on this node; clients use the fallbacks meanwhile"
             yield Found(
                 f"{result.endpoint} comes first in the block and is {result.health.value}: {result.detail}",
-                advice="look at kube-apiserver on this node; clients use the fallbacks meanwhile"
-                if own
-                else "",
+                advice=own if seen.first == LOOPBACK else _where_to_go(seen, result),
             )
 
 
 def control_plane_down(seen: Observations) -> Iterator[Found]:
     """Another control plane does not answer."""
-    for result in seen.planes:
-        if not result.health.usable and result.endpoint.address != seen.first:
+    for result in _others_down(seen):
+        if not _misleads(seen, result):
             yield Found(f"control plane {result.endpoint} is {result.health.value}: {result.detail}")
+
+
+def left_out(seen: Observations) -> Iterator[Found]:
+    """Another control plane answers in a way that would mislead clients, so it is no fallback."""
+    block = seen.hosts.block
+    for result in _others_down(seen):
+        if block is None or not _misleads(seen, result):
+            continue
+        said = f"control plane {result.endpoint} is {result.health.value}: {result.detail}"
+        if result.endpoint.address in block.addresses:
+            yield Found(
+                f"{said}; it is still in the block, and Go programs do not go on to the next address after it",
+                advice="run `apiha reconcile`, which leaves it out; then look at that machine",
+            )
+        else:
+            yield Found(f"{said}; it is left out of the block")
+
+
+def _others_down(seen: Observations) -> list[ProbeResult]:
+    """The control planes that do not answer, but for the one that comes first in the block."""
+    return [r for r in seen.planes if not r.health.usable and r.endpoint.address != seen.first]
+
+
+def _misleads(seen: Observations, result: ProbeResult) -> bool:
+    return result.health in MISLEADING and seen.hosts.block is not None and seen.hosts.block.present
 
 
 def vip_down(seen: Observations) -> Iterator[Found]:
@@ -170,7 +195,8 @@ def vip_down(seen: Observations) -> Iterator[Found]:
         return
     if seen.first == vip.endpoint.address:
         yield Found(
-            f"the VIP {vip.endpoint} comes first in the block and is {vip.health.value}: {vip.detail}"
+            f"the VIP {vip.endpoint} comes first in the block and is {vip.health.value}: {vip.detail}",
+            advice=_where_to_go(seen, vip),
         )
     else:
         yield Found(
@@ -178,6 +204,14 @@ def vip_down(seen: Observations) -> Iterator[Found]:
             WARNING,
             "normal until kube-proxy runs; else look at kube-proxy on this node and at the Service `apiserver`",
         )
+
+
+def _where_to_go(seen: Observations, first: ProbeResult) -> str:
+    """What to do about a first address that is not usable: empty (a reconcile) if there is a better one."""
+    others = [answer.result for answer in seen.answers if answer.result.endpoint != first.endpoint]
+    if any(worth_moving(first.health, other.health) for other in others):
+        return ""
+    return "no other address is better, so the block stays as it is; look at the control planes"
 
 
 def not_swapped(seen: Observations) -> Iterator[Found]:

@@ -263,7 +263,7 @@ def test_first_dead(joined: Worker, cluster: Cluster, root: Path) -> None:
     finding = only(status, "first-dead")
     assert finding.severity is Severity.ERROR
     assert f"{cluster.in_order()[0].endpoint} comes first in the block and is refused" in finding.message
-    assert only(status, "control-plane-down").severity is Severity.WARNING
+    assert f"{cluster.in_order()[1].endpoint} is untrusted" in only(status, "left-out").message
 
 
 def test_vip_down(swapped: Worker, cluster: Cluster, root: Path) -> None:

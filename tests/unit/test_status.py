@@ -392,6 +392,42 @@ def test_first_dead() -> None:
     assert only(seen, "control-plane-down").message == "control plane 10.0.0.11:6443 is timeout: why timeout"
 
 
+@pytest.mark.parametrize("health", [Health.UNTRUSTED, Health.BROKEN])
+def test_left_out(health: Health) -> None:
+    """An address that would mislead a Go client is left out of the block, and that is said; a stale block is told."""
+    results = answers(said(A, health), said(B), said(C), vip=said(VIP))
+    out = replace(
+        HEALTHY, answers=results, hosts=HostsFileView(block=block(VIP.address, B.address, C.address))
+    )
+    assert codes(out) == ["left-out"]
+    finding = only(out, "left-out")
+    assert finding.severity is WARNING
+    assert finding.message == (
+        f"control plane 10.0.0.11:6443 is {health.value}: why {health.value}; it is left out of the block"
+    )
+    still = only(replace(HEALTHY, answers=results), "left-out")
+    assert (
+        "it is still in the block, and Go programs do not go on to the next address after it" in still.message
+    )
+    assert "apiha reconcile" in still.advice
+    first = replace(HEALTHY, answers=results, hosts=HostsFileView(block=block(A.address, B.address)))
+    assert "first-dead" in codes(first)
+    assert "left-out" not in codes(first)
+    nothing = replace(HEALTHY, answers=results, hosts=HostsFileView(block=BlockState(present=False)))
+    assert codes(nothing) == ["no-block", "control-plane-down"]
+
+
+def test_nothing_better_to_go_to() -> None:
+    """In an etcd brown-out everything is not ready: no reconcile moves the node, and no advice says that one would."""
+    brown = [said(endpoint, Health.NOT_READY) for endpoint in (A, B, C)]
+    for hosts in (SWAPPED, PINNED):
+        seen = replace(HEALTHY, hosts=hosts, answers=answers(*brown, vip=said(VIP, Health.NOT_READY)))
+        first = only(seen, "vip-down" if hosts is SWAPPED else "first-dead")
+        assert "no other address is better" in first.advice
+        better = replace(seen, answers=answers(*brown[:2], said(C), vip=said(VIP, Health.NOT_READY)))
+        assert "apiha reconcile" in only(better, first.code).advice
+
+
 def test_vip_down() -> None:
     """An error where the block says VIP first, a warning while the node is pinned, nothing on a control plane."""
     results = answers(said(A), said(B), said(C), vip=said(VIP, Health.TIMEOUT))
