@@ -83,9 +83,9 @@ class Site:
             process.kill()
             process.wait()
 
-    def start_proxy(self) -> None:
-        """Run kube-proxy as in a host-network Pod: with the hosts file of this moment, for ever."""
-        self.proxy = self.cluster.start_kube_proxy(self.worker, self.hosts)
+    def start_proxy(self, hosts: str | None = None) -> None:
+        """Run kube-proxy as in a host-network Pod: with the hosts file of this moment (or this text), for ever."""
+        self.proxy = self.cluster.start_kube_proxy(self.worker, self.hosts if hosts is None else hosts)
 
     @property
     def hosts(self) -> str:
@@ -124,11 +124,15 @@ class Site:
 
     def watched(self) -> int:
         """The control plane that kube-proxy has its watches with."""
+        return self.cluster.addresses.index(self.proxys_peer())
+
+    def proxys_peer(self) -> str:
+        """The address that kube-proxy's own connection is to, as kube-proxy sees it."""
         assert self.proxy is not None
         lines = self.worker.run(["ss", "-tnpH", "state", "established"]).stdout.splitlines()
         peers = {line.split()[3].rsplit(":", 1)[0] for line in lines if f"pid={self.proxy.pid}," in line}
         assert len(peers) == 1, lines
-        return self.cluster.addresses.index(peers.pop())
+        return str(peers.pop())
 
     # ------------------------------------------------------------------------------------------------- clients
 
@@ -272,6 +276,27 @@ def test_killing_the_leader_while_a_control_plane_is_cut_tears_nothing_down(site
     assert site.answers(30) == ["200"] * 30
     site.cluster.mend(i)
     site.wait_targets(site.cluster.addresses)
+
+
+def test_kube_proxy_comes_back_by_the_vip_at_the_end_of_its_copy(site: Site) -> None:
+    """All the control planes that a pinned block named were replaced: kube-proxy's copy names them, and the VIP last.
+    By that it finds the API server through its own rules, and writes new ones.
+    """
+    gone = [f"10.0.0.{number}" for number in (201, 202, 203)]
+    assert site.proxy is not None
+    site.proxy.kill()
+    site.proxy.wait()
+    try:
+        site.start_proxy("".join(f"{address}\t{HOST}\n" for address in [*gone, VIP]))
+        assert site.proxys_peer() == VIP
+        for i in range(len(site.cluster.addresses)):  # the rules follow, whichever of them the VIP led to
+            site.cut(i, 60.0)
+            site.cluster.mend(i)
+            site.wait_targets(site.cluster.addresses)
+    finally:
+        site.proxy.kill()
+        site.proxy.wait()
+        site.start_proxy()
 
 
 def test_the_vip_works_on_without_any_updater(site: Site) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
+from apiha.node.learned import NotLearned, fetch_control_planes
 from apiha.probe import Health, Prober, probe_all
 from apiha.trust import make_ssl_context
 from tests.support.control_plane import BEHAVIOURS, DEFAULT_HOST, IMPOSTORS, Authority, ControlPlane
@@ -414,6 +416,48 @@ def test_status_decides(status: int, scripted: ControlPlane, make_prober: MakePr
         result = make_prober(timeout=5).probe(endpoint_of(scripted))
     expected = {200: Health.READY, 401: Health.ALIVE, 403: Health.ALIVE}.get(status, Health.NOT_READY)
     assert (result.health, result.status) == (expected, status)
+
+
+@pytest.mark.parametrize(
+    ("date", "year"),
+    [
+        (b"Fri, 31 Dec 9999 23:59:59 GMT", 9998),
+        (b"Fri, 31 Dec 9999 23:59:59 -1200", None),  # beyond what a datetime holds
+        (b"Mon, 01 Jan 0001 00:00:00 +1200", 2000),  # two digits: RFC 5322, section 4.3
+        (b"Tue, 24 Nov 2026 12:00:00 GMT", 2026),
+        (b"yesterday", None),
+    ],
+)
+def test_a_strange_date_is_clamped(
+    date: bytes, year: int | None, scripted: ControlPlane, make_prober: MakeProber
+) -> None:
+    """A time that arithmetic cannot take is none; in any time zone the result can be worked with."""
+    scripted.script = b"HTTP/1.1 200 OK\r\nDate: " + date + b"\r\nContent-Length: 2\r\n\r\nok"
+    with scripted:
+        result = make_prober(timeout=5).probe(endpoint_of(scripted))
+    assert result.health is Health.READY
+    assert (result.server_time.year if result.server_time else None) == year
+    if result.server_time is not None:
+        assert result.server_time.astimezone(timezone(timedelta(hours=14))) - timedelta(days=1)
+
+
+def test_a_gzip_bomb_is_read_raw(scripted: ControlPlane, make_prober: MakeProber) -> None:
+    """What a server calls compressed is not decoded: a gigabyte in a megabyte costs neither memory nor time."""
+    packer = zlib.compressobj(9, wbits=31)
+    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(900)) + packer.flush()
+    scripted.script = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    ) + body
+    tracemalloc.start()
+    try:
+        began = time.monotonic()
+        with scripted, pytest.raises(NotLearned):
+            fetch_control_planes(make_prober(timeout=5), endpoint_of(scripted))
+        assert time.monotonic() - began < 5
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # ---------------------------------------------------------------------------- from a configuration
