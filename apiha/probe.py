@@ -121,7 +121,7 @@ class Prober:
 
     @classmethod
     def from_config(cls, config: Config, *, ignore_validity_period: bool = False) -> Prober:
-        """The prober that a configuration describes; raises ConfigError for a CA or certificate that is no use."""
+        """The prober that a configuration describes; raises ConfigError for a CA or certificate that cannot be used."""
         source, pem = "", None
         doubts: tuple[str, ...] = ()
         if not config.insecure_skip_tls_verify:
@@ -150,7 +150,7 @@ class Prober:
         return cls.from_config(config, ignore_validity_period=True)
 
     def probe(self, endpoint: Endpoint) -> ProbeResult:
-        """Ask one address; takes at most `timeout` seconds, and reports trouble as a result, never as an exception."""
+        """Ask one address; takes at most `timeout` seconds. A failure is a result, never an exception."""
         start = time.monotonic()
         try:
             with self.request(endpoint, READYZ) as response:
@@ -315,7 +315,7 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
         if isinstance(cause, ssl.SSLError):
             return ProbeResult(endpoint, Health.BROKEN, detail=f"TLS failed: {ssl_words(cause)}")
         if isinstance(cause, ConnectionRefusedError):
-            return ProbeResult(endpoint, Health.REFUSED, detail="connection refused: nothing listens there")
+            return ProbeResult(endpoint, Health.REFUSED, detail="connection refused (nothing is listening)")
         if isinstance(cause, (ConnectionError, EOFError)):
             return ProbeResult(endpoint, Health.BROKEN, detail="the connection was cut before an answer")
         if isinstance(cause, OSError) and cause.errno is not None:

@@ -24,7 +24,7 @@ def test_table_of_all_addresses(joined: Worker, cluster: Cluster) -> None:
     assert not_ready[2:4] == ["not-ready", "500"]
     assert " ".join(not_ready[6:]) == "HTTP 500: etcd failing"
     assert refused[2:4] == ["refused", "-"]
-    assert " ".join(refused[5:]) == "- connection refused: nothing listens there"
+    assert " ".join(refused[5:]) == "- connection refused (nothing is listening)"
     assert vip[:3] == [f"{VIP}:{cluster.port}", "vip", "refused"]
     assert not [line for line in lines if line != line.rstrip()]
 
