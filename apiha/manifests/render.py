@@ -25,7 +25,7 @@ _NAMESPACE_FILE = "namespace.yaml"  # comes first, and only with --create-namesp
 ALWAYS_THERE = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
 _SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
 # In the order in which they are applied and deleted. The rights come before what they guard: once they are gone
-# the updater can no longer make anew what is deleted after them.
+# the updater can no longer create again what is deleted after them.
 TEMPLATES = (
     "serviceaccount.yaml",
     "updater-rbac.yaml",

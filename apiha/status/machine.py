@@ -30,7 +30,7 @@ CLOUD_CONFIGS = (
     "etc/cloud/cloud.cfg.d/*.cfg",
     "var/lib/cloud/instance/cloud-config.txt",
 )
-# `true` and `template` make cloud-init write the whole file anew at each boot; `localhost` only touches 127.0.1.1:
+# `true` and `template` make cloud-init rewrite the whole file at each boot; `localhost` only touches 127.0.1.1:
 # https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
 _REWRITES = (True, "true", "True", "template")
 

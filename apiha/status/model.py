@@ -86,7 +86,7 @@ class Observations:
     `config_error` says why nothing was probed; with `configured` False the configuration itself is at fault, and
     `config` is a guess. `control_planes` are those configured and learned; `all_known` is False if this user may not
     read what was learned. `units` is empty where systemd does not run. `rewritten_by` are the places in cloud-init's
-    configuration, file and line, that have it write the hosts file anew; `nsswitch` are the words of the `hosts:` line,
+    configuration, file and line, that make it rewrite the hosts file; `nsswitch` are the words of the `hosts:` line,
     None where there is no such line.
     """
 

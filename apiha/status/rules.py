@@ -314,7 +314,7 @@ def cloud_init(seen: Observations) -> Iterator[Found]:
     """A cloud-init that rewrites the hosts file."""
     for name, number in seen.rewritten_by:
         yield Found(
-            f"{name}:{number}: manage_etc_hosts is on: cloud-init writes the hosts file anew at each boot"
+            f"{name}:{number}: manage_etc_hosts is on: cloud-init rewrites the hosts file at each boot"
         )
 
 
