@@ -19,6 +19,7 @@ LARGEST_FILE = 1 << 20  # bytes; a config beyond that is some other file
 
 Role = Literal["worker", "control-plane"]
 OnConflict = Literal["refuse", "adopt"]
+FailFast = Literal["node", "pods", "off"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Config:
     probe_timeout: float = 2.0
     hedge_delay: float = 0.15
     on_conflict: OnConflict = "refuse"
+    fail_fast: FailFast = "node"
     insecure_skip_tls_verify: bool = False
 
     @property

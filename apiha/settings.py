@@ -141,6 +141,11 @@ def _choice(*names: str) -> Callable[[object], str]:
     return pick
 
 
+def _yaml_fail_fast(value: object) -> str:
+    """The choice; `off` without quotes is a boolean in YAML."""
+    return _choice("node", "pods", "off")("off" if value is False else value)
+
+
 def _endpoints(value: object) -> tuple[Endpoint, ...]:
     """Endpoints whose port is 0 where none was written; `load` puts in the configured one."""
     if not isinstance(value, list):
@@ -243,6 +248,14 @@ SETTINGS: tuple[Setting, ...] = (
         "refuse",
         _choice("refuse", "adopt"),
         _choice("refuse", "adopt"),
+    ),
+    Setting(
+        "fail_fast",
+        "node|pods|off",
+        "Refuse a silent control plane at once: for the node's own programs, for its Pods as well, or not at all.",
+        "node",
+        _yaml_fail_fast,
+        _choice("node", "pods", "off"),
     ),
     Setting(
         "insecure_skip_tls_verify",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from apiha.durations import parse_duration
+from apiha.durations import format_duration, parse_duration
 from apiha.endpoint import Endpoint
 from apiha.failfast.rules import COUNTERS, MARKER, SILENT, Scope
 
@@ -30,15 +30,16 @@ class Breaker:
     refused: int = 0
 
     def __str__(self) -> str:
-        who = f"{self.endpoint}{' (Pods)' if self.scope == 'pods' else ''}"
-        state = "answers" if self.silent_for is None else f"silent for {self.silent_for} s"
-        if not self.silences:
-            return f"{who} {state}"
-        return f"{who} {state}, {_count(self.cut, 'connection')} cut, {self.refused} refused"
+        who = f"{self.endpoint}{' for Pods' if self.scope == 'pods' else ''}"
+        cut = f"{self.cut} connection{'' if self.cut == 1 else 's'} cut"
+        return f"{who} {self.state}, {cut}, {self.refused} refused"
 
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    @property
+    def state(self) -> str:
+        """The state in words."""
+        if self.silent_for is None:
+            return "not silent"
+        return f"silent for {f'{self.silent_for} s' if self.silent_for < 60 else format_duration(self.silent_for)}"
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from apiha import files
 from apiha.config import template
 from apiha.errors import ApihaError, NotPermitted
+from apiha.failfast import kernel
 from apiha.hosts import HostsFile
 from apiha.install.tree import File, Link, Tree
-from apiha.install.units import KUBELET_HTTP2, SANDBOX, UNITS, enableable, shipped, systemctl, wanted_by
+from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, systemctl, wanted_by
 from apiha.log import Reporter
 from apiha.paths import CONFIG_FILE, PROGRAM, STATE_DIR, UNIT_DIR
 
@@ -53,7 +54,7 @@ def install(
             if root is not None:
                 for target in wanted_by(text):
                     wanted[UNIT_DIR / f"{target}.wants" / unit] = Link(UNIT_DIR / unit)
-        for drop_in in (SANDBOX, *([KUBELET_HTTP2] if kubelet_http2 else [])):
+        for drop_in in (*DROP_INS, *([KUBELET_HTTP2] if kubelet_http2 else [])):
             wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
         tree.put(wanted)
         if not keep_config:
@@ -89,6 +90,8 @@ def uninstall(
         present = [unit for unit in UNITS if tree.at(UNIT_DIR / unit).exists()]
         if root is None and present:
             systemctl("disable", "--now", *present)  # first: the path unit would put the block back
+        if root is None:
+            _remove_table(report)
         if not keep_block and hosts_file.exists():
             change = HostsFile(hosts_file, state_dir=state).unpin()
             change.report(report, hosts_file)
@@ -116,6 +119,17 @@ def uninstall(
         systemctl("daemon-reload")
         systemctl("reset-failed", *present, check=False)
     report.info("uninstalled" if recorded else "nothing was installed by `apiha install`")
+
+
+def _remove_table(report: Reporter) -> None:
+    """Take the nftables table away if there is one; stopping the unit has done so where the unit was active."""
+    try:
+        if kernel.remove():
+            report.info("removed the nftables table `inet apiha`")
+    except kernel.ForeignTable as error:
+        report.warning(str(error))
+    except (kernel.Unsupported, NotPermitted):
+        pass  # where it cannot be removed, it cannot have been loaded
 
 
 def for_this_python(archive: bytes, *, in_image: bool) -> bytes:

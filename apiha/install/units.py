@@ -19,9 +19,18 @@ UNITS = (
     "apiha-reconcile.service",
     "apiha-reconcile.timer",
     "apiha-reconcile.path",
+    "apiha-failfast.service",
+    "apiha-failfast-refresh.service",
+    "apiha-failfast-refresh.path",
 )
 # Applies to every service whose name starts with `apiha-` (systemd.unit(5)): what these may do is said once.
 SANDBOX = "apiha-.service.d/10-sandbox.conf"
+# Where a service may do something else. Read after the sandbox: drop-ins are sorted by file name.
+DROP_INS = (
+    SANDBOX,
+    "apiha-failfast.service.d/20-netfilter.conf",
+    "apiha-failfast-refresh.service.d/20-systemd.conf",
+)
 KUBELET_HTTP2 = "kubelet.service.d/20-apiha-http2.conf"
 SYSTEMCTL_TIMEOUT = 90.0  # seconds; systemd's own DefaultTimeoutStopSec
 

@@ -152,6 +152,14 @@ def worth_moving(now: Health | None, to: Health) -> bool:
     return worth(to) > worth(now)
 
 
+def addresses_to_watch(known: Iterable[Endpoint], vip: str | None) -> tuple[Endpoint, ...]:
+    """Those of the known control planes that fail fast watches, sorted: neither the VIP nor loopback.
+
+    The node's own other addresses need no exception: packets to them go over `lo`, which is never looked at.
+    """
+    return tuple(sorted({e for e in known if e.address not in (vip, "127.0.0.1", "::1")}))
+
+
 @dataclass(frozen=True)
 class VipProof:
     """What the VIP's last answers say: the one rule for relying on the VIP and for giving it up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from apiha.errors import ExitCode
 from apiha.findings import Severity
 from apiha.node.context import LOOPBACK
-from apiha.status import rules, validity
+from apiha.status import failfast, rules, validity
 from apiha.status.model import Check, Observations, Status
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -184,7 +184,7 @@ CHECKS = (
     Check(
         "unit-inactive",
         (WARNING,),
-        "nothing starts the reconcile until the next reboot",
+        "a timer or path unit starts nothing until the next reboot",
         "`systemctl start` that unit",
         rules.unit_inactive,
     ),
@@ -194,6 +194,20 @@ CHECKS = (
         "a unit is not installed",
         "run `apiha install`; without the units nothing happens at the next boot",
         rules.unit_missing,
+    ),
+    Check(
+        "fail-fast",
+        (WARNING,),
+        "fail fast is switched on and does not work, or not as the configuration says",
+        "run `apiha fail-fast on`, which says what is missing",
+        failfast.not_in_force,
+    ),
+    Check(
+        "control-plane-silent",
+        (WARNING,),
+        "the kernel refuses a control plane that does not answer: it lost power, or the way to it is cut",
+        "look at that machine and its network; this node's clients take another one meanwhile",
+        failfast.silent,
     ),
     Check(
         "kubeconfig",

@@ -14,7 +14,8 @@ from typing import Literal
 
 from apiha.config import Config, read_text, require_control_plane
 from apiha.endpoint import Endpoint
-from apiha.errors import ApihaError, ConfigError
+from apiha.errors import ApihaError, ConfigError, NotPermitted
+from apiha.failfast import kernel
 from apiha.hosts import HostsFile, current, find_foreign, parse
 from apiha.install.units import SANDBOX, UNITS
 from apiha.node import memory
@@ -22,7 +23,15 @@ from apiha.node.context import LOOPBACK
 from apiha.node.trial import ask_vip
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober, ProbeResult, probe_all
-from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState
+from apiha.status.model import (
+    Answer,
+    CaView,
+    FailFastView,
+    HostsFileView,
+    KubeletView,
+    Observations,
+    UnitState,
+)
 from apiha.trust import load_ca, read_kubeconfig
 
 CLOUD_CONFIGS = (
@@ -61,6 +70,7 @@ def look(
         answers=tuple(answers),
         units=unit_states(),
         kubelet=_look_at_kubelet(root),
+        fail_fast=_look_at_fail_fast(),
         rewritten_by=_cloud_init_rewrites(root),
         nsswitch=_nsswitch(root),
     )
@@ -196,6 +206,15 @@ def unit_states() -> tuple[UnitState, ...]:
         sandboxed = not runs or SANDBOX in values.get("DropInPaths", SANDBOX)
         states.append(UnitState(name, load, active, sub, enabled, sandboxed))
     return tuple(states)
+
+
+def _look_at_fail_fast() -> FailFastView:
+    try:
+        return FailFastView(kernel.read())
+    except NotPermitted:
+        return FailFastView(hidden=True)
+    except ApihaError as error:  # this machine cannot do it, or the name is taken
+        return FailFastView(problem=str(error))
 
 
 def _look_at_kubelet(root: Path) -> KubeletView:

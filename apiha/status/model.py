@@ -12,6 +12,7 @@ from apiha import findings
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
+from apiha.failfast.table import Table
 from apiha.findings import Finding, Severity
 from apiha.hosts import BlockState, ForeignLine
 from apiha.paths import HOSTS_FILE, KUBELET_KUBECONFIG
@@ -80,6 +81,18 @@ class KubeletView:
 
 
 @dataclass(frozen=True)
+class FailFastView:
+    """The nftables table of fail fast, None if it is not loaded; `problem` says why it cannot be.
+
+    `hidden`: only root can tell.
+    """
+
+    table: Table | None = None
+    problem: str = ""
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
 class Observations:
     """Everything that was looked at, at one moment (`now`, UTC).
 
@@ -101,6 +114,7 @@ class Observations:
     answers: tuple[Answer, ...] = ()
     units: tuple[UnitState, ...] = ()
     kubelet: KubeletView = field(default_factory=KubeletView)
+    fail_fast: FailFastView = field(default_factory=lambda: FailFastView(hidden=True))
     rewritten_by: tuple[tuple[str, int], ...] = ()
     nsswitch: tuple[str, ...] | None = None
 

@@ -12,6 +12,7 @@ from apiha.install.units import SANDBOX
 from apiha.node.choice import MISLEADING, worth_moving
 from apiha.node.context import LOOPBACK
 from apiha.probe import ProbeResult
+from apiha.status.failfast import UNIT as FAIL_FAST
 from apiha.status.model import Found, Observations, UnitState
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -239,6 +240,8 @@ def in_order(seen: Observations) -> bool:
 def unit_failed(seen: Observations) -> Iterator[Found]:
     """A service that failed stays failed until it runs again, weeks after the node recovered: then it is history."""
     for unit in seen.units:
+        if unit.name == FAIL_FAST:
+            continue  # the table itself is looked at
         if unit.active == "failed" and unit.name.endswith(".service") and in_order(seen):
             name = unit.name.removesuffix(".service")
             yield Found(
@@ -256,7 +259,7 @@ def unit_failed(seen: Observations) -> Iterator[Found]:
 def unit_disabled(seen: Observations) -> Iterator[Found]:
     """Units that do not run at the next boot."""
     for unit in seen.units:
-        if unit.enabled == "disabled" and unit.active != "failed":
+        if unit.enabled == "disabled" and unit.active != "failed" and unit.name != FAIL_FAST:
             yield Found(
                 f"{unit.name} is not enabled",
                 advice=f"`systemctl enable {unit.name}`; after a reboot this node would not find its API server by "
@@ -265,11 +268,11 @@ def unit_disabled(seen: Observations) -> Iterator[Found]:
 
 
 def unit_inactive(seen: Observations) -> Iterator[Found]:
-    """What starts the reconcile is active all the time; the services are not."""
+    """What starts the services is active all the time; they are not."""
     idle = [u.name for u in seen.units if _watches(u) and (u.active, u.enabled) == ("inactive", "enabled")]
     if idle:
         yield Found(
-            f"enabled, but not active: {' and '.join(idle)}: no reconcile from there until the next reboot",
+            f"enabled, but not active: {' and '.join(idle)}: nothing is started from there until the next reboot",
             advice=f"`systemctl start {' '.join(idle)}`",
         )
 

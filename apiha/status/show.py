@@ -8,6 +8,7 @@ from typing import Any
 
 from apiha import __version__
 from apiha.durations import format_duration
+from apiha.failfast.show import table_json
 from apiha.status.model import Answer, Status
 
 
@@ -19,6 +20,8 @@ def status_text(status: Status) -> str:
         parts.append("  " + ", then ".join(seen.hosts.block.addresses))
     if seen.answers:
         parts += ["", probe_table(seen.answers)]
+    if seen.fail_fast.table is not None:
+        parts += ["", "Fail fast:", *(f"  {breaker}" for breaker in seen.fail_fast.table.breakers)]
     parts += ["", "Units:"]
     if seen.units:
         parts.append(_columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))
@@ -53,6 +56,7 @@ def status_json(status: Status) -> dict[str, Any]:
             {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled}
             for u in seen.units
         ],
+        "fail_fast": {"setting": seen.config.fail_fast, **table_json(seen.fail_fast.table)},
         "findings": [
             {
                 "severity": finding.severity.value,

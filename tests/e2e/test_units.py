@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apiha.durations import parse_duration
-from apiha.install.units import SANDBOX, UNITS
+from apiha.install.units import DROP_INS, SANDBOX, UNITS
 from apiha.node.pin import LAST_TRY
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
@@ -41,11 +41,12 @@ def value(unit: str, name: str) -> str:
 @needs_systemd_analyze
 def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
     """`systemd-analyze verify` prints nothing: no unknown key, no bad value, no ordering cycle."""
-    shutil.copytree((SYSTEMD / SANDBOX).parent, (tmp_path / SANDBOX).parent)
+    for drop_in in DROP_INS:
+        shutil.copytree((SYSTEMD / drop_in).parent, (tmp_path / drop_in).parent)
     for unit in UNITS:
         # The command is not installed here; everything else is verified as it is.
         text = (SYSTEMD / unit).read_text()
-        text = re.sub(r"^(ExecStart=)/usr/local/bin/apiha", r"\1/bin/true", text, flags=re.MULTILINE)
+        text = re.sub(r"^(Exec[A-Z][a-z]+=)/usr/local/bin/apiha", r"\1/bin/true", text, flags=re.MULTILINE)
         (tmp_path / unit).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit) for unit in UNITS)],
@@ -102,7 +103,8 @@ def test_nothing_depends_on_the_pin() -> None:
     assert not used & strong
     before = {unit: [v for name, v in settings(unit) if name == "Before"] for unit in UNITS}
     assert {unit: order for unit, order in before.items() if order} == {
-        "apiha-bootstrap.service": ["kubelet.service"]
+        "apiha-bootstrap.service": ["kubelet.service"],
+        "apiha-failfast.service": ["kubelet.service"],
     }
 
 
@@ -115,12 +117,23 @@ def test_the_pin_ends_itself_before_systemd_does() -> None:
 
 def test_what_kubelet_can_inherit_is_bounded() -> None:
     """Time limits that end below 30 s, a process that cannot be killed included; no wait for the network."""
-    start = parse_duration(value("apiha-bootstrap.service", "TimeoutStartSec"))
-    stop = parse_duration(value("apiha-bootstrap.service", "TimeoutStopSec"))
-    assert start + 4 * stop < 30.0
+    bounds = {}
+    for unit in ("apiha-bootstrap.service", "apiha-failfast.service"):
+        start, stop = (parse_duration(value(unit, f"Timeout{which}Sec")) for which in ("Start", "Stop"))
+        bounds[unit] = start + 4 * stop
+    assert bounds == {"apiha-bootstrap.service": 28.0, "apiha-failfast.service": 8.0}  # docs/operations.md
     for unit in UNITS:
         ordering = [v for name, v in settings(unit) if name in {"Wants", "After", "Requires"}]
         assert "network" not in " ".join(ordering)
+        assert not {"nftables.service", "firewalld.service"} & {v for n, v in settings(unit) if n == "Wants"}
+
+
+def test_only_one_service_may_change_nftables() -> None:
+    """CAP_NET_ADMIN and netlink stand in the drop-in of apiha-failfast.service, and nowhere else."""
+    files = [str(path.relative_to(SYSTEMD)) for path in SYSTEMD.rglob("*") if path.is_file()]
+    for right in ("CAP_NET_ADMIN", "AF_NETLINK"):
+        holders = [name for name in files if any(right in v.split() for _, v in settings(name))]
+        assert holders == ["apiha-failfast.service.d/20-netfilter.conf"]
 
 
 def test_a_node_without_configuration_is_left_alone() -> None:

@@ -18,7 +18,7 @@ from apiha import paths
 from apiha.config import load
 from apiha.hosts import splice
 from apiha.install.install import for_this_python
-from apiha.install.units import KUBELET_HTTP2, SANDBOX, UNITS
+from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS
 from apiha.settings import SETTINGS
 from tests.support.cli import Cluster, Worker, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
@@ -87,10 +87,10 @@ def test_what_is_installed(machine: Worker, image: Path, archive: Path) -> None:
     added = {path: entry for path, entry in snapshot(image).items() if path not in before}
     files = {path for path, (mode, _) in added.items() if mode.startswith("-")}
     assert files == {
-        *(str(UNIT_DIR / unit) for unit in (*UNITS, SANDBOX)),
+        *(str(UNIT_DIR / unit) for unit in (*UNITS, *DROP_INS)),
         *(str(CONFIG), str(PROGRAM), str(RECORD)),
     }
-    for unit in (*UNITS, SANDBOX):
+    for unit in (*UNITS, *DROP_INS):
         assert (image / UNIT_DIR / unit).read_bytes() == (REPOSITORY / "systemd" / unit).read_bytes()
     assert (image / PROGRAM).read_bytes() == archive.read_bytes()
     assert added[str(PROGRAM)][0] == "-rwxr-xr-x"
@@ -361,7 +361,7 @@ def test_a_record_that_leads_out_of_the_image(machine: Worker, image: Path, tmp_
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", [PROGRAM, UNIT_DIR / UNITS[0], UNIT_DIR / SANDBOX, KUBELET_DROP_IN])
+@pytest.mark.parametrize("path", [PROGRAM, UNIT_DIR / UNITS[0], UNIT_DIR / DROP_INS[1], KUBELET_DROP_IN])
 def test_what_others_put_there_is_not_overwritten(machine: Worker, image: Path, path: Path) -> None:
     """A file of the same name that install did not write: one line with what to do, and nothing is written."""
     (image / path).parent.mkdir(exist_ok=True)

@@ -87,7 +87,18 @@ def test_json(swapped: Worker) -> None:
     """For programs: everything in one object, with the exit code."""
     document = swapped.run("status", "-o", "json").ok().json()
     assert document.keys() == {
-        *("version", "host", "role", "hosts_file", "block", "answers", "units", "findings", "exit_code"),
+        *(
+            "version",
+            "host",
+            "role",
+            "hosts_file",
+            "block",
+            "answers",
+            "fail_fast",
+            "units",
+            "findings",
+            "exit_code",
+        ),
     }
     assert document["block"]["present"] is True
     assert document["block"]["addresses"][0] == VIP

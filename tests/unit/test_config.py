@@ -46,6 +46,7 @@ SOURCES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "probe_timeout": (("500ms", 0.5), ("3", 3.0), ("1m", 60.0)),
     "hedge_delay": (("0.2", 0.2), ("50ms", 0.05), ("1s", 1.0)),
     "on_conflict": (("adopt", "adopt"), ("refuse", "refuse"), ("adopt", "adopt")),
+    "fail_fast": (("off", "off"), ("pods", "pods"), ("off", "off")),  # YAML's `off` is a boolean
     "insecure_skip_tls_verify": (("true", True), ("false", False), ("1", True)),
 }
 
@@ -156,6 +157,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("role: master", "expected worker or control-plane"),
     ("role: [worker]", "expected worker or control-plane"),
     ("on_conflict: overwrite", "expected refuse or adopt"),
+    ("fail_fast: on", "expected node or pods or off, got True"),
     ("ca_file: pki/ca.crt", "not an absolute path"),
     ("ca_file: 7", "expected text"),
     ("client_key: /a.key", "set without client_cert"),

@@ -14,12 +14,22 @@ import pytest
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
+from apiha.failfast import rules
+from apiha.failfast.table import Breaker, Table
 from apiha.findings import Finding, Severity
 from apiha.hosts import BlockState, ForeignLine
 from apiha.install.units import UNITS
 from apiha.probe import Health, ProbeResult
 from apiha.status.checks import CHECKS, judge
-from apiha.status.model import Answer, CaView, HostsFileView, KubeletView, Observations, UnitState
+from apiha.status.model import (
+    Answer,
+    CaView,
+    FailFastView,
+    HostsFileView,
+    KubeletView,
+    Observations,
+    UnitState,
+)
 from apiha.status.show import probe_json, status_json, status_text
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -59,6 +69,9 @@ HEALTHY_UNITS: dict[str, State] = {
     "apiha-reconcile.service": ("loaded", "inactive", "static"),
     "apiha-reconcile.timer": ("loaded", "active", "enabled"),
     "apiha-reconcile.path": ("loaded", "active", "enabled"),
+    "apiha-failfast.service": ("loaded", "active", "enabled"),
+    "apiha-failfast-refresh.service": ("loaded", "inactive", "enabled"),
+    "apiha-failfast-refresh.path": ("loaded", "active", "enabled"),
 }
 
 
@@ -68,6 +81,14 @@ def units(changed: Mapping[str, State] = MappingProxyType({})) -> tuple[UnitStat
         UnitState(name, load, active, "sub", enabled)
         for name, (load, active, enabled) in {**HEALTHY_UNITS, **changed}.items()
     )
+
+
+def watching(*planes: Endpoint, mode: rules.Mode = "node", **silent: int) -> Table:
+    """The table of fail fast as this version loads it; `silent` names addresses by their last number, in seconds."""
+    breakers = [
+        Breaker(plane, "node", silent.get(f"s{plane.address.rpartition('.')[2]}")) for plane in planes
+    ]
+    return Table(mode, rules.layout(mode), frozenset(planes), tuple(breakers), knocks=True)
 
 
 SWAPPED = HostsFileView(block=block(VIP.address, B.address, C.address, A.address))
@@ -81,6 +102,7 @@ HEALTHY = Observations(
     answers=answers(said(A), said(B), said(C), vip=said(VIP)),
     units=units(),
     kubelet=KubeletView(server="https://apiserver.cluster.local:6443"),
+    fail_fast=FailFastView(watching(A, B, C)),
     nsswitch=("hosts:", "files", "dns"),
 )
 
@@ -117,7 +139,7 @@ def test_nothing_is_wrong() -> None:
         "apiserver.cluster.local in /etc/hosts: swapped: the VIP 10.96.0.100 comes first\n"
     )
     assert "  10.96.0.100, then 10.0.0.12, then 10.0.0.13, then 10.0.0.11\n" in text
-    assert "  apiha-reconcile.path     active (sub), enabled\n" in text
+    assert "  apiha-reconcile.path            active (sub), enabled\n" in text
     assert text.endswith("\n\nNothing is wrong.")
 
 
@@ -509,7 +531,10 @@ def test_the_units_are_those_that_install_writes() -> None:
     assert HEALTHY_UNITS.keys() == set(UNITS)
 
 
-@pytest.mark.parametrize("service", [name for name in HEALTHY_UNITS if name.endswith(".service")])
+@pytest.mark.parametrize(
+    "service",
+    [name for name in HEALTHY_UNITS if name.endswith(".service") and name != "apiha-failfast.service"],
+)
 def test_a_service_that_failed(service: str) -> None:
     """An error while the node is not right, history once it is."""
     seen = replace(HEALTHY, units=units({service: FAILED}))
@@ -555,7 +580,76 @@ def test_units_that_will_not_run() -> None:
     inactive = only(seen, "unit-inactive")
     assert inactive.severity is WARNING
     assert "`systemctl start apiha-reconcile.timer apiha-reconcile.path`" in inactive.advice
-    assert "apiha-vip.service        not installed" in status_text(judge(seen))
+    assert "apiha-vip.service               not installed" in status_text(judge(seen))
+
+
+NO_UNIT: State = ("not-found", "inactive", "")
+
+
+@pytest.mark.parametrize(
+    ("view", "config", "unit", "message"),
+    [
+        pytest.param(FailFastView(watching(A, B, C)), CONFIG, None, "", id="loaded"),
+        pytest.param(FailFastView(), replace(CONFIG, fail_fast="off"), None, "", id="off"),
+        pytest.param(FailFastView(hidden=True), CONFIG, None, "", id="not-root"),
+        pytest.param(FailFastView(), CONFIG, NO_UNIT, "", id="not-installed"),
+        pytest.param(
+            FailFastView(), CONFIG, None, "is not loaded: apiha-failfast.service is active", id="flushed"
+        ),
+        pytest.param(
+            FailFastView(),
+            CONFIG,
+            ("loaded", "inactive", "disabled"),
+            "is inactive (sub), disabled",
+            id="disabled",
+        ),
+        pytest.param(FailFastView(), CONFIG, FAILED, "apiha-failfast.service is failed", id="failed"),
+        pytest.param(
+            FailFastView(problem="no nft"), CONFIG, None, "does not work here: no nft", id="problem"
+        ),
+        pytest.param(
+            FailFastView(problem="no nft"), replace(CONFIG, fail_fast="off"), None, "", id="problem-and-off"
+        ),
+        pytest.param(FailFastView(watching(A, B)), CONFIG, None, f"does not watch {C}", id="another-plane"),
+        pytest.param(
+            FailFastView(watching(A, B, C, mode="pods")),
+            CONFIG,
+            None,
+            "other settings (mode pods)",
+            id="other-mode",
+        ),
+        pytest.param(
+            FailFastView(watching(A, B, C)),
+            replace(CONFIG, fail_fast="off"),
+            None,
+            "is there all the same",
+            id="stale",
+        ),
+    ],
+)
+def test_fail_fast_that_is_not_in_force(
+    view: FailFastView, config: Config, unit: State | None, message: str
+) -> None:
+    """A warning that says why, where it should be; a switch that is off and a node without the unit are right."""
+    changed = {"apiha-failfast.service": unit} if unit else {}
+    seen = replace(HEALTHY, fail_fast=view, config=config, units=units(changed))
+    found = [finding for finding in judge(seen).findings if finding.code == "fail-fast"]
+    assert len(found) == bool(message)
+    assert all(message in finding.message and finding.severity is WARNING for finding in found)
+    assert set(codes(seen)) <= {"fail-fast", "unit-missing"}
+
+
+def test_a_silent_control_plane() -> None:
+    """A warning for each, with what it cost; text and JSON have every breaker."""
+    seen = replace(HEALTHY, fail_fast=FailFastView(watching(A, B, C, s12=4)))
+    found = only(seen, "control-plane-silent")
+    assert found.severity is WARNING
+    assert found.message == f"{B} silent for 4 s, 0 connections cut, 0 refused"
+    assert f"  {A} not silent, 0 connections cut, 0 refused" in status_text(judge(seen))
+    told = status_json(judge(seen))["fail_fast"]
+    assert (told["setting"], told["loaded"], told["mode"]) == ("node", True, "node")
+    assert [breaker["silent_seconds"] for breaker in told["breakers"]] == [None, 4, None]
+    assert status_json(judge(replace(HEALTHY, fail_fast=FailFastView())))["fail_fast"]["loaded"] is False
 
 
 def test_services_without_their_sandbox() -> None:

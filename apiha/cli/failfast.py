@@ -1,0 +1,102 @@
+"""The command `apiha fail-fast`. Its modules are imported when it runs."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from apiha.cli.options import OUTPUT, Invocation, configured, print_result
+from apiha.config import require_control_plane
+from apiha.errors import ExitCode
+
+
+@click.command("fail-fast")
+@configured
+@click.argument("action", type=click.Choice(["on", "off", "status"]))
+@click.option(
+    "--refresh", is_flag=True, help="With `on`: say nothing where nothing is changed or can be changed."
+)
+@OUTPUT
+def fail_fast_command(invocation: Invocation, action: str, refresh: bool, output: str) -> int:
+    """Have the kernel refuse a silent control plane at once, instead of letting clients wait for it.
+
+    \b
+    on      load the nftables table `inet apiha` or bring it up to date, as fail_fast says (`off` removes it)
+    off     remove it; apiha-failfast.service loads it again, unless fail_fast is off or that unit is disabled
+    status  say which control planes are silent, and what was cut and refused; exit code 9 if it should be
+            loaded and is not
+
+    Exit code 10 where this machine cannot do it (nft is missing, say): all else works as without.
+    """
+    if action == "off":
+        return _off(invocation)
+    if action == "on":
+        return _on(invocation, refresh=refresh)
+    return _status(invocation, output)
+
+
+def _on(invocation: Invocation, *, refresh: bool) -> int:
+    from apiha.failfast import kernel
+    from apiha.node.choice import addresses_to_watch
+
+    report, config = invocation.report, invocation.config()
+    try:
+        if config.fail_fast == "off":
+            if kernel.remove():
+                report.info("removed the nftables table `inet apiha`: fail_fast is off")
+            elif not refresh:
+                report.info("fail_fast is off: nothing to load")
+            return ExitCode.OK
+        known = (*config.control_plane, *invocation.node().remembered().endpoints)
+        endpoints = addresses_to_watch(known, config.vip)
+        if not endpoints:
+            require_control_plane(config)
+        done = kernel.load(endpoints, config.fail_fast)
+    except kernel.Unsupported as error:
+        if not refresh:
+            report.warning(
+                f"no fail fast: {error}; clients wait for a silent control plane as long as they do without"
+            )
+        return ExitCode.UNSUPPORTED
+    if done != "unchanged" or not refresh:
+        whose = (
+            "the node's connections" if config.fail_fast == "node" else "the node's and its Pods' connections"
+        )
+        report.info(
+            f"fail fast {done}: watching {whose} to {', '.join(map(str, endpoints))}",
+            done=done,
+            control_planes=[str(endpoint) for endpoint in endpoints],
+        )
+    return ExitCode.OK
+
+
+def _off(invocation: Invocation) -> int:
+    from apiha.failfast import kernel
+
+    try:
+        removed = kernel.remove()
+    except kernel.Unsupported as error:
+        invocation.report.warning(f"nothing removed: {error}")
+        return ExitCode.UNSUPPORTED
+    invocation.report.info(
+        "removed the nftables table `inet apiha`" if removed else "there was no nftables table `inet apiha`"
+    )
+    return ExitCode.OK
+
+
+def _status(invocation: Invocation, output: str) -> int:
+    from apiha.failfast import kernel
+    from apiha.failfast.show import table_json, table_text
+
+    config, table = invocation.config(), kernel.read()
+    if output == "json":
+        print_result(json.dumps({"setting": config.fail_fast, **table_json(table)}, indent=2))
+    elif table is None:
+        print_result(f"not loaded (fail_fast: {config.fail_fast})")
+    else:
+        print_result(table_text(table))
+    return ExitCode.PROBLEMS if table is None and config.fail_fast != "off" else ExitCode.OK
+
+
+COMMANDS = (fail_fast_command,)
