@@ -103,6 +103,22 @@ def test_a_control_plane_that_hangs_and_one_that_refuses(cluster: Cluster, pod: 
         wait_for("the one that is gone is off", lambda: ready(cluster, 0) == ALL[:2])
 
 
+def test_a_control_plane_that_flaps_is_off_until_it_is_calm(cluster: Cluster, pod: Host) -> None:
+    """One that hangs and answers in turn, six times in some 20 s, costs a write to turn it off and one to turn it on."""
+    with Updater(cluster, NAMESPACE, host=pod) as updater:
+        wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
+        before = updater.metric("writes_total", result="applied")
+        for _ in range(6):
+            cluster.pause_apiserver(2)
+            time.sleep(2.5)
+            cluster.resume_apiserver(2)
+            time.sleep(1.0)
+        assert ready(cluster, 0) == ALL[:2]
+        wait_for("it is on again", lambda: ready(cluster, 0) == ALL)
+        assert updater.metric("writes_total", result="applied") - before <= 4
+        assert updater.metric("probe_failures_total") >= 6
+
+
 def test_the_updater_follows_a_control_plane_out_of_the_cluster(cluster: Cluster, pod: Host) -> None:
     """A control plane that stays dead is first unready, and gone once `kubernetes` drops it."""
     with Updater(cluster, NAMESPACE, host=pod):
