@@ -188,17 +188,21 @@ def _together(
     type=DURATION,
     default="8s",
     show_default=True,
-    help="Until a dead leader is replaced.",
+    help="How long a dead leader keeps its Lease.",
 )
 @click.option(
     "--renew-deadline",
     type=DURATION,
     default="6s",
     show_default=True,
-    help="Until a leader that cannot renew stops.",
+    help="When a leader that cannot renew its Lease stops writing.",
 )
 @click.option(
-    "--retry-period", type=DURATION, default="2s", show_default=True, help="Between two looks at the Lease."
+    "--retry-period",
+    type=DURATION,
+    default="2s",
+    show_default=True,
+    help="Between two renewals, or two looks at another's Lease.",
 )
 @click.option(
     "--health-interval",
@@ -212,7 +216,7 @@ def _together(
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="In a row, to turn one off.",
+    help="Failed probes in a row that turn a control plane off.",
 )
 @click.option("--no-health-check", is_flag=True, help="Mirror what `kubernetes` says, and nothing else.")
 @click.option(
@@ -220,7 +224,7 @@ def _together(
     type=at_least(1.0, "1s"),
     default="5m",
     show_default=True,
-    help="Until everything is listed anew.",
+    help="How often everything is listed again.",
 )
 @click.option(
     "--listen",

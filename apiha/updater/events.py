@@ -75,7 +75,7 @@ class Announcer:
         self._uid: str | None = None
 
     def start_from(self, state: Addresses) -> None:
-        """A new leader: this is what the world knows already."""
+        """A new leader: this state was announced already."""
         with self._condition:
             self._told = self._now = state
 

@@ -1,4 +1,4 @@
-"""When the writer makes a pass: for each batch of news, once a second, and after a failure later and later.
+"""When the writer makes a pass: for each batch of news, once a second, and after failures with a growing delay.
 
 Reads: the flag that says that something changed, and whether this replica leads. Writes: nothing itself; a leader
 whose passes only crash lets the Lease go.
@@ -56,18 +56,18 @@ class News:
         self._event.set()
 
     def take(self) -> float | None:
-        """Everything until now is about to be looked at; when the oldest change of the source came in, if any did."""
+        """Clear the flag before a pass; returns when the oldest unwritten change of the source came in, if one did."""
         self._event.clear()
         since, self._since = self._since, None
         return since
 
     def put_back(self, since: float | None) -> None:
-        """What was taken is not written yet: its time goes on."""
+        """The change that was taken is not written yet: keep its time."""
         if since is not None:
             self._since = since
 
     def wait(self, seconds: float) -> None:
-        """Until something changes, or this time is over."""
+        """Return when something changes, or after this time."""
         self._event.wait(seconds)
 
 
@@ -99,7 +99,7 @@ class WriterLoop:
 
     @property
     def silence(self) -> float:
-        """Seconds since a pass last came to its end."""
+        """Seconds since a pass last ended without a bug."""
         return self._clock.monotonic() - self._last_pass
 
     def run(self) -> None:
@@ -137,7 +137,7 @@ class WriterLoop:
                 self._news.wait(_TICK)
 
     def _ended_well(self, leading: bool) -> None:
-        """A pass came to its end. One that only followed does not excuse a leader's that did not."""
+        """A pass ended without a bug. One that only followed does not make up for a leader's that crashed."""
         if self._crashes and (leading or not self._crashed_leading):
             self._crashes, self._crashed_leading = 0, False
             self._recorder.pass_went_well()

@@ -96,7 +96,7 @@ class Metrics:
         self._last_sync.set(self._now())
 
     def forget_address(self, address: str) -> None:
-        """A control plane is gone: its series would stay as they were for ever."""
+        """A control plane is gone: without this its series would stay for ever."""
         # Each label set by its values: `remove_by_labels` is too new to count on.
         for metric in (self.healthy, self.probe_seconds):
             with contextlib.suppress(KeyError):

@@ -10,14 +10,12 @@ from collections.abc import Collection, Mapping
 from apiha.durations import format_duration
 
 _WEDGED = 60.0  # s without coming to an end after which only a restart helps
-# The Lease is read or renewed every 2 s (--retry-period); after 10 s (--renew-deadline) a leader stops writing.
-_RECENT = 10.0  # s
 
 
 def unhealthy(*, ended_threads: Collection[str], silences: Mapping[str, float]) -> list[str]:
-    """What only a restart would fix, a line each. That the API server is away is not among it.
+    """What only a restart would fix, a line each. An API server that is away is not among them.
 
-    `silences` says of what has to come to an end again and again for how many seconds it has not.
+    `silences` names what has to end again and again, with the seconds since it last did.
     """
     problems = [f"the thread {name} has ended" for name in ended_threads]
     return problems + [
@@ -32,12 +30,13 @@ def unready(
     lease_valid: bool,
     api_servers_fail: bool,
     since_success: float | None,
+    renew_deadline: float,
 ) -> list[str]:
     """Why this replica could not do its work now, or take it over; a line each.
 
     `listed` says of each resource whether it was ever listed; `holder` is who holds the Lease, `lease_valid` whether
     it has not expired; `since_success` is for how many seconds no request to an API server has succeeded (None: none
-    ever has).
+    ever has). After `renew_deadline` seconds without one a leader stops writing, so that is what "recent" means here.
     """
     problems = [f"{name}: not listed yet" for name, done in listed.items() if not done]
     if holder is None:
@@ -48,6 +47,6 @@ def unready(
         problems.append("requests to the API servers fail")
     elif since_success is None:
         problems.append("no request to an API server has succeeded yet")
-    elif since_success > _RECENT:
+    elif since_success > renew_deadline:
         problems.append(f"no request to an API server has succeeded for {format_duration(since_success)}")
     return problems

@@ -1,4 +1,4 @@
-"""Conditions that are said when they begin, when they change and when they end, and now and then while they last.
+"""Problems that are logged when they begin, change and end, and every five minutes while they last.
 
 Reads: what it is told. Writes: the log.
 """
@@ -93,7 +93,7 @@ class Problems:
         return True
 
     def remind(self) -> None:
-        """Say again what has lasted, and not been said, for five minutes; call it now and then."""
+        """Log each problem again that was last logged five minutes ago; call this every few seconds."""
         now = self._clock.monotonic()
         with self._lock:
             due = [(key, one) for key, one in self._present.items() if now - one.said_at >= REMIND_AFTER]
@@ -105,7 +105,7 @@ class Problems:
             )
 
     def forget(self, key: ProblemKey) -> None:
-        """The problem is no longer ours to tell of; nothing is logged."""
+        """This replica no longer reports the problem; nothing is logged."""
         with self._lock:
             known = self._present.pop(key, None)
         if known is not None:

@@ -224,6 +224,7 @@ class Updater:
             lease_valid=self.lock.valid,
             api_servers_fail=self.recorder.contact.away,
             since_success=None if success is None else self.clock.monotonic() - success,
+            renew_deadline=self.settings.renew_deadline,
         )
 
     def _announce(self) -> None:

@@ -49,7 +49,7 @@ class Recorder:
     # ------------------------------------------------------------------------------ the API servers
 
     def contacted(self, server: object, failure: str | None) -> None:
-        """A request to an API server succeeded (None), or did not (why): no answer, or one that it cannot now."""
+        """A request to an API server succeeded (None), or failed (why): no answer, or HTTP 429 or 5xx."""
         now = self._clock.monotonic()
         if failure is None:
             if self.contact.success(now):
@@ -71,10 +71,10 @@ class Recorder:
         self.report.info(f"talking to {server}", api_server=str(server))
 
     def answered(self, key: ProblemKey, verb: str, error: ApiError | None) -> None:
-        """A request was answered, well (None) or badly; no answer at all is told by `contacted`.
+        """A request was answered, well (None) or badly. `contacted` hears of requests without an answer.
 
-        A key has several verbs, of which some may be refused and others not: it is solved when none is. An API server
-        that cannot now (HTTP 429 and 5xx) is a problem of this key only if it lasts while other requests succeed.
+        A key has several verbs. Some may be refused while others are not; the key is solved when none is refused.
+        HTTP 429 and 5xx are a problem of this key only if they last for 3 s while other requests succeed.
         """
         now = self._clock.monotonic()
         with self._refused_lock:
@@ -100,13 +100,13 @@ class Recorder:
         self.answered("lease", verb, error)
 
     def credentials(self, problem: str | None) -> None:
-        """Why changed credentials cannot be used, or None: they can."""
+        """Why changed credentials cannot be used; None if they can."""
         self.problems.set("credentials", problem, "the credentials can be used again")
 
     def watch_restarted(self, resource: str, reason: str) -> None:
-        """The watch of a resource begins anew."""
+        """The watch of a resource starts again."""
         self.metrics.watch_restarts.labels(resource, reason).inc()
-        self.report.debug(f"the watch of {resource} begins anew: {reason}", resource=resource, reason=reason)
+        self.report.debug(f"the watch of {resource} starts again: {reason}", resource=resource, reason=reason)
 
     def event_dropped(self, error: ApiError) -> None:
         """A Kubernetes Event could not be written."""
@@ -143,7 +143,7 @@ class Recorder:
         """This replica no longer leads."""
         self.metrics.healthy.clear()
         for key in LEADERS:
-            self.problems.forget(key)  # the new leader's to tell
+            self.problems.forget(key)  # the new leader reports them
         with self._refused_lock:
             self._refused.pop("write", None)
             self._failing_since.pop(("write", "write"), None)
@@ -195,23 +195,23 @@ class Recorder:
         )
         self.problems.set(
             "other-port",
-            "not mirrored, as most control planes listen on another port and a slice has one for all: "
-            + ", ".join(map(str, wanted.other_port))
+            f"not mirrored: {', '.join(map(str, wanted.other_port))}. Most control planes listen on another port, and "
+            "a slice has one port for all its addresses"
             if wanted.other_port
             else None,
         )
         last = "; ".join(sorted(set(self._reasons.copy().values())))
         self.problems.set(
             "all-unhealthy",
-            f"no control plane ({', '.join(wanted.health_ignored)}) answers from here, so the health check does not "
-            "count: can this Pod reach them, and do their certificates carry the name that --host says? "
+            f"no control plane ({', '.join(wanted.health_ignored)}) answers the health check from here, so its "
+            "failures are ignored. Can this Pod reach them, and are their certificates valid for the name in --host? "
             f"Last: {last}"
             if wanted.health_ignored
             else None,
         )
 
     def probing(self, planes: Collection[ControlPlane]) -> None:
-        """These control planes are probed from now on; what was said of others is taken away."""
+        """These control planes are probed from now on; what was reported of others is removed."""
         endpoints = frozenset(plane.endpoint for plane in planes)
         for endpoint in self._known - endpoints:
             self._reasons.pop(endpoint, None)
@@ -228,7 +228,7 @@ class Recorder:
         self.metrics.writes.labels(name, result).inc()
 
     def mirrored(self, seconds: float) -> None:
-        """The change that came in so many seconds ago is written."""
+        """A change of the source was written this many seconds after it came in."""
         self.metrics.mirror_seconds.observe(seconds)
 
     def published(self, wanted: Plan) -> None:
@@ -244,19 +244,19 @@ class Recorder:
     # ----------------------------------------------------------------------------------------- bugs
 
     def crashed(self, where: str, error: Exception) -> None:
-        """A thread's body ended in an exception that nobody expected; it is started again."""
+        """A thread raised an exception that nobody expected; it is restarted."""
         self.report.error(internal_error(where, error))
 
     def pass_crashed(self, error: Exception) -> None:
-        """The writer's pass ended in such an exception."""
+        """The writer's pass raised such an exception."""
         self.problems.set("internal", internal_error("writer", error))
 
     def pass_went_well(self) -> None:
-        """The passes end well again."""
+        """The writer's passes succeed again."""
         self.problems.set("internal", None)
 
     def abstains(self) -> None:
-        """The Lease was let go because of it."""
+        """The Lease was released because the passes only crash."""
         self.report.warning("released the lease, so that another replica may lead", state="abstains")
 
 

@@ -13,7 +13,7 @@ from apiha.clock import backoff
 
 
 class Supervisor:
-    """Starts threads, and starts a body anew, later and later, when it ends in an exception. Thread-safe."""
+    """Starts threads, and restarts a body that raises, with a growing delay. Thread-safe."""
 
     def __init__(
         self, stop: threading.Event, rng: random.Random, on_bug: Callable[[str, Exception], None]

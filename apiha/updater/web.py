@@ -41,7 +41,7 @@ class _Server(ThreadingHTTPServer):
         super().server_bind()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is nobody's concern."""
+        """A client that went away is not logged."""
 
 
 def serve(listen: Listen, pages: dict[str, Callable[[], Answer]]) -> tuple[int, Callable[[], None]]:
@@ -67,7 +67,7 @@ def serve(listen: Listen, pages: dict[str, Callable[[], Answer]]) -> tuple[int, 
             self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Requests are not worth a line."""
+            """Requests are not logged."""
 
     try:
         server = _Server(listen.address, listen.port, Handler)

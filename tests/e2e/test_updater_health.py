@@ -104,7 +104,7 @@ def test_a_control_plane_that_hangs_and_one_that_refuses(cluster: Cluster, pod: 
 
 
 def test_a_control_plane_that_flaps_is_off_until_it_is_calm(cluster: Cluster, pod: Host) -> None:
-    """One that hangs and answers in turn, six times in some 20 s, costs a write to turn it off and one to turn it on."""
+    """One that hangs and answers in turn, six times in some 20 s, is turned off once and on once."""
     with Updater(cluster, NAMESPACE, host=pod) as updater:
         wait_for("all are ready", lambda: ready(cluster, 0) == ALL)
         before = updater.metric("writes_total", result="applied")
@@ -135,13 +135,13 @@ def test_never_all_off(cluster: Cluster, pod: Host) -> None:
     """
     # It may talk to the API server (as by a proxy), but no probe gets through: they ask for another name.
     with Updater(cluster, NAMESPACE, "--host", "not.in.any.certificate", host=pod) as updater:
-        updater.wait_said("so the health check does not count")
+        updater.wait_said("so its failures are ignored")
         wait_for("all are mirrored", lambda: ready(cluster, 0) == ALL)
         cluster.kill_apiserver(1)
         time.sleep(5)
         assert ready(cluster, 0) == ALL
         assert (
-            len(updater.said("does not count")) <= 2
+            len(updater.said("failures are ignored")) <= 2
         )  # once, and once more with another reason beside the first
 
 

@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
     "lease_valid": True,
     "api_servers_fail": False,
     "since_success": 2.0,
+    "renew_deadline": 10.0,
 }
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,23 +32,3 @@ def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
             assert result.health is Health.READY, result
             assert plane.counters.requests[0].headers.get("authorization", "Bearer secret") == "Bearer secret"
             assert ("authorization" in plane.counters.requests[0].headers) == ("token" in user)
-
-
-@pytest.mark.parametrize(
-    ("module", "code", "words"),
-    [
-        ("prometheus_client", 5, "needs `pip install apiha[updater]`"),
-        ("apiha.updater.mirror", 1, "apiha.updater.mirror"),
-    ],
-)
-def test_a_missing_extra_is_named_and_a_broken_installation_is_not_taken_for_one(
-    module: str, code: int, words: str
-) -> None:
-    """What is missing of the extra is pip's to know; a module of our own is another matter."""
-    script = f"import sys; sys.modules[{module!r}] = None; from apiha.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "updater"], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert words in done.stderr
-    assert done.returncode == code
-    assert ("pip install" in done.stderr) == (code == 5)

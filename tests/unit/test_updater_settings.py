@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import click
@@ -123,3 +125,23 @@ def test_the_settings_are_what_the_flags_are() -> None:
     found["health_check"] = not found.pop("no_health_check")
     found["identity"] = "me"
     assert Settings(**found) == Settings(identity="me")
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("prometheus_client", 5, "needs `pip install apiha[updater]`"),
+        ("apiha.updater.mirror", 1, "apiha.updater.mirror"),
+    ],
+)
+def test_a_missing_extra_is_named_and_a_broken_installation_is_not_taken_for_one(
+    module: str, code: int, words: str
+) -> None:
+    """What is missing of the extra is pip's to know; a module of our own is another matter."""
+    script = f"import sys; sys.modules[{module!r}] = None; from apiha.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "updater"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert words in done.stderr
+    assert done.returncode == code
+    assert ("pip install" in done.stderr) == (code == 5)
