@@ -111,15 +111,23 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
 
 @click.command("reconcile")
 @configured
-def reconcile_command(invocation: Invocation) -> None:
+@click.option(
+    "--settle",
+    is_flag=True,
+    help="Wait 1 s first, and up to 30 s while another program keeps changing the block.",
+)
+def reconcile_command(invocation: Invocation, settle: bool) -> None:
     """Put the block right if it is not: one short pass.
 
     The VIP answers: VIP first. It does not: a live control plane first. Nothing answers: the block stays as it is, exit
     code 3. Run by apiha-reconcile.timer and, when the hosts file changes, by apiha-reconcile.path.
     """
-    from apiha.node.reconcile import reconcile
+    from apiha.node import reconcile
 
-    reconcile(invocation.node())
+    node = invocation.node()
+    if settle:
+        reconcile.settle(node)
+    reconcile.reconcile(node)
 
 
 @click.command("status")

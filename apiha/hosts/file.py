@@ -16,6 +16,7 @@ from apiha.hosts.adopt import Foreign, ForeignLine
 from apiha.hosts.errors import BlockChanged, explanation
 from apiha.hosts.journal import Journal, escaped, journals_of, record, torn
 from apiha.hosts.lines import HostsLine
+from apiha.hosts.rivalry import MAX_PAUSE, Rivalry, checksum, load, save
 from apiha.hosts.text import Edit, current, remove, render, splice
 from apiha.log import Reporter
 from apiha.paths import HOSTS_FILE, STATE_DIR
@@ -31,7 +32,8 @@ class Change:
     """What a write did.
 
     `written`: the bytes changed. `adopted`, `repeated`, `dropped`: see `Edit`. `recovered`: one line about a write that
-    an earlier run, killed, did not finish.
+    an earlier run, killed, did not finish. `fight`: one line when it turns out that another program changes the block
+    again and again.
     """
 
     written: bool
@@ -39,11 +41,12 @@ class Change:
     repeated: tuple[ForeignLine, ...] = ()
     dropped: tuple[HostsLine, ...] = ()
     recovered: str | None = None
+    fight: str | None = None
 
     def report(self, report: Reporter, path: Path) -> None:
         """Log what the write did besides its purpose: lines commented out, lines lost, an earlier write put right."""
-        if self.recovered:
-            report.warning(self.recovered)
+        for told in filter(None, (self.recovered, self.fight)):
+            report.warning(told)
         for line in self.adopted:
             report.warning(
                 f"{path}:{line.number}: commented out until `apiha unpin`: {line.text}", line=line.number
@@ -91,6 +94,10 @@ class HostsFile:
         """The backup left by a write in place that was killed; the next update settles it. Normally None."""
         journals = journals_of(os.path.realpath(self.path), self.state_dir)
         return next((journal.backup for journal in journals if journal.exists()), None)
+
+    def rivalry(self) -> Rivalry:
+        """How often another program changed the block in the last hour, and apiha put it back. Takes no lock."""
+        return load(self._score(os.path.realpath(self.path))).at(self._now())
 
     def pin(
         self,
@@ -168,10 +175,29 @@ class HostsFile:
                 if status is None or error.errno not in files.NO_RENAME:
                     raise
                 return self._write_in_place(target, change, deadline, error)
-            return Change(True, edit.adopted, edit.repeated, edit.dropped)
+            return self._written(target, data, edit)
+        score = self._score(target)
+        save(score, load(score).lost(self._now()))
         raise HostsFileError(
             f"{self.path} keeps being changed by another program: stop that one, then run again"
         )
+
+    def _written(self, target: str, before: bytes, edit: Edit) -> Change:
+        """What is to be told of a write; counts it where another program had changed the block."""
+        score = self._score(target)
+        foreign = bool(edit.adopted or edit.repeated)
+        rivalry = load(score).after(
+            self._now(), checksum(before), checksum(edit.data) or None, foreign=foreign
+        )
+        fight = None
+        if rivalry.fighting and not rivalry.said:
+            rivalry = replace(rivalry, said=True)
+            fight = f"{self.path}: {rivalry.words}: find that program; passes wait up to {MAX_PAUSE:.0f} s from now on"
+        save(score, rivalry)
+        return Change(True, edit.adopted, edit.repeated, edit.dropped, fight=fight)
+
+    def _score(self, target: str) -> Path:
+        return self.state_dir / f"{escaped(target)}.changes.json"
 
     def _write_in_place(self, target: str, change: _Decide, deadline: float, no_rename: OSError) -> Change:
         try:
@@ -194,7 +220,7 @@ class HostsFile:
                     self._put_back(file, data, journal)
                     raise
                 journal.discard()
-            return Change(True, edit.adopted, edit.repeated, edit.dropped)
+            return self._written(target, data, edit)
         finally:
             os.close(file)
 

@@ -16,7 +16,13 @@ from apiha.node.pin import failures_of
 from apiha.node.trial import ask_vip, find_live, survey
 from apiha.probe import Health, Prober, ProbeResult
 
+SETTLE = 1.0  # seconds; an editor writes a file several times, and the last state counts
 ATTEMPTS = 5  # how often a pass decides anew because another run changed the block meanwhile
+
+
+def settle(node: Node) -> None:
+    """Wait before a pass that a write of the file started: a second, and longer while another program keeps writing."""
+    node.clock.sleep(max(SETTLE, node.hosts.rivalry().pause))
 
 
 def reconcile(node: Node) -> Block:

@@ -83,6 +83,13 @@ CHECKS = (
         rules.block_edited,
     ),
     Check(
+        "two-writers",
+        (WARNING,),
+        "another program changes the block again and again",
+        "find that program, and let it keep the lines between apiha's markers",
+        rules.two_writers,
+    ),
+    Check(
         "port-mismatch",
         (WARNING,),
         "a control plane listens on a port that clients do not dial",

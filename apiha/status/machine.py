@@ -154,6 +154,7 @@ def look_at_hosts(config: Config, hosts_file: Path, state_dir: Path) -> HostsFil
         current(data, config.host),
         foreign=tuple(find_foreign(data, config.host)),
         backup=file.interrupted(),
+        rivalry=file.rivalry(),
     )
 
 

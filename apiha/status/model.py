@@ -15,6 +15,7 @@ from apiha.errors import ExitCode
 from apiha.failfast.table import Table
 from apiha.findings import Finding, Severity
 from apiha.hosts import BlockState, ForeignLine
+from apiha.hosts.rivalry import Rivalry
 from apiha.paths import HOSTS_FILE, KUBELET_KUBECONFIG
 from apiha.probe import ProbeResult
 
@@ -49,7 +50,7 @@ class HostsFileView:
     """The hosts file: the block in it, other lines for the name, and what an interrupted write left behind.
 
     `block` is None if the file cannot be read, and `error` says why. `backup` holds the file's earlier content if a
-    write in place was interrupted.
+    write in place was interrupted. `rivalry` is how often another program changed the block.
     """
 
     path: Path = HOSTS_FILE
@@ -57,6 +58,7 @@ class HostsFileView:
     error: str = ""
     foreign: tuple[ForeignLine, ...] = ()
     backup: Path | None = None
+    rivalry: Rivalry = field(default_factory=Rivalry)
 
 
 @dataclass(frozen=True)

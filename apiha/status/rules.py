@@ -125,6 +125,12 @@ def no_control_planes_known(seen: Observations) -> Iterator[Found]:
         )
 
 
+def two_writers(seen: Observations) -> Iterator[Found]:
+    """Another program that takes the block away again and again."""
+    if seen.hosts.rivalry.fighting:
+        yield Found(f"{seen.hosts.path}: {seen.hosts.rivalry.words}")
+
+
 def port_mismatch(seen: Observations) -> Iterator[Found]:
     """Control planes that no client of this node can reach: it takes the port from its URL, not from the hosts file."""
     for endpoint in seen.control_planes:

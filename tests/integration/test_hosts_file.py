@@ -23,6 +23,7 @@ import pytest
 from apiha import files
 from apiha.errors import HostsConflict, HostsFileError, NotPermitted
 from apiha.hosts import BlockChanged, Change, HostsFile, current, splice
+from apiha.hosts.rivalry import FIGHT
 from apiha.log import Reporter
 
 HOST = "apiserver.cluster.local"
@@ -477,6 +478,52 @@ def test_without_exchange_a_rename_does(
     assert beside(path) == []
 
 
+def test_two_programs_that_fight_are_said_once(path: Path, tmp_path: Path) -> None:
+    """A program that writes the file without the block, each time that apiha put it in: counted, told, slowed down."""
+    state = tmp_path / "state"
+    state.mkdir()
+    now = [time.time()]
+    hosts = HostsFile(path, state_dir=state, now=lambda: now[0])
+    said = []
+    for number in range(FIGHT + 5):
+        assert hosts.rivalry().pause == (0.0 if number <= FIGHT else 2.0 ** (number - FIGHT - 1))
+        said += told(hosts.pin(HOST, ["10.0.0.11"]), path)
+        path.write_bytes(ORIGINAL)
+        now[0] += 2.0
+    words = (
+        f"another program changed the block {FIGHT} times in the last hour, apiha put it back {FIGHT} times"
+    )
+    assert said == [f"{path}: {words}: find that program; passes wait up to 30 s from now on"]
+    assert len(hosts.rivalry().theirs) == FIGHT + 4
+    hosts.unpin()
+    now[0] += 3600.0
+    assert (hosts.rivalry().theirs, hosts.rivalry().pause) == ((), 0.0)
+
+
+def test_a_line_that_comes_back_is_a_fight_too(path: Path, tmp_path: Path) -> None:
+    """The block stays as it is, and the same foreign line is appended each time."""
+    state = tmp_path / "state"
+    state.mkdir()
+    hosts = HostsFile(path, state_dir=state)
+    for _ in range(FIGHT + 1):
+        path.write_bytes(path.read_bytes() + b"\n10.0.0.9 " + HOST.encode() + b"\n")
+        hosts.pin(HOST, ["10.0.0.11"], "adopt")
+    assert hosts.rivalry().fighting
+
+
+def test_a_program_that_writes_faster_than_apiha_counts(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wins a round that apiha never came to write in."""
+    state = tmp_path / "state"
+    state.mkdir()
+    hosts = HostsFile(path, state_dir=state)
+    another_writes(monkeypatch, lambda: path.write_bytes(path.read_bytes() + b"#"))
+    with pytest.raises(HostsFileError, match="keeps being changed"):
+        hosts.pin(HOST, ["10.0.0.11"])
+    assert (len(hosts.rivalry().theirs), len(hosts.rivalry().ours)) == (1, 0)
+
+
 def test_a_young_temporary_file_is_nobodys_leftover(path: Path, tmp_path: Path) -> None:
     """A run that locks something else (another state directory) may be writing it right now: a minute is waited."""
     young = path.with_name(".hosts.apiha-0123abcd")
@@ -725,4 +772,4 @@ def test_no_other_user_can_hold_the_lock(path: Path, tmp_path: Path) -> None:
         assert HostsFile(path, state_dir=state).pin(HOST, ["10.0.0.11"], lock_timeout=0.0).written
     finally:
         os.close(folder)
-    assert [stat.S_IMODE((state / name).stat().st_mode) for name in os.listdir(state)] == [0o600]
+    assert {stat.S_IMODE((state / name).stat().st_mode) for name in os.listdir(state)} == {0o600}

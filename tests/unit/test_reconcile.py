@@ -10,7 +10,7 @@ from apiha.endpoint import Endpoint
 from apiha.errors import NoControlPlane
 from apiha.hosts import BlockChanged
 from apiha.node.context import Node
-from apiha.node.reconcile import reconcile
+from apiha.node.reconcile import reconcile, settle
 from apiha.node.trial import ask_vip
 from apiha.probe import Health, ProbeResult
 from tests.support.world import (
@@ -222,3 +222,14 @@ def test_the_block_is_a_candidate_of_its_own(node: Node, world: World) -> None:
     reconcile(node)
     assert block(node)[0] == "10.0.9.2"
     assert set(block(node)[1:]) == {VIP.address, *(endpoint.address for endpoint in PLANES)}
+
+
+def test_a_pass_waits_until_the_file_has_settled(node: Node, world: World) -> None:
+    """A second; more and more while another program keeps taking the block away, but never over half a minute."""
+    node.hosts.state_dir.mkdir(exist_ok=True)
+    for _ in range(20):
+        settle(node)
+        node.hosts.pin(HOST, [A.address])
+        node.hosts.path.write_bytes(b"")
+    assert world.clock.sleeps[:3] == [1.0, 1.0, 1.0]
+    assert world.clock.sleeps[11:] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0]

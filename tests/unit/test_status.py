@@ -18,6 +18,7 @@ from apiha.failfast import rules
 from apiha.failfast.table import Breaker, Table
 from apiha.findings import Finding, Severity
 from apiha.hosts import BlockState, ForeignLine
+from apiha.hosts.rivalry import Rivalry
 from apiha.install.units import UNITS
 from apiha.probe import Health, ProbeResult
 from apiha.status.checks import CHECKS, judge
@@ -322,6 +323,17 @@ def test_write_interrupted() -> None:
     """The place of the file's earlier content is told."""
     seen = replace(HEALTHY, hosts=replace(SWAPPED, backup=Path("/etc/hosts.apiha-backup")))
     assert "/etc/hosts.apiha-backup" in only(seen, "write-interrupted").message
+
+
+def test_two_writers() -> None:
+    """A program that changes the block now and then is nothing; one that keeps doing so is named with the score."""
+    few, many = ((NOW.timestamp(),) * number for number in (9, 14))
+    assert codes(replace(HEALTHY, hosts=replace(SWAPPED, rivalry=Rivalry(few, few)))) == []
+    finding = only(replace(HEALTHY, hosts=replace(SWAPPED, rivalry=Rivalry(many, many))), "two-writers")
+    assert finding.severity is WARNING
+    assert finding.message == (
+        "/etc/hosts: another program changed the block 14 times in the last hour, apiha put it back 14 times"
+    )
 
 
 def test_line_too_long() -> None:
