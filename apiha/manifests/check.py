@@ -19,6 +19,7 @@ from apiha.manifests.judge import (
     judge_certificate,
     judge_control_planes,
     judge_service,
+    judge_version,
     judge_vip,
     ok,
     unknown,
@@ -37,13 +38,9 @@ _ADVICE = "fix what the API server names; nothing was applied"
 def check(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
     """Every check, in an order that reads well; raises NoControlPlane if no API server answers at all."""
     documents = [document for document in yaml.safe_load_all(manifests) if document]
-    version = kubectl.get("/version")
-    findings = [
-        ok(
-            "api-server",
-            f"the API server answers: Kubernetes {version.get('gitVersion', 'of unknown version')}",
-        )
-    ]
+    findings = [judge_version(kubectl.get("/version"))]
+    if findings[0].severity is Severity.ERROR:
+        return findings  # the other answers would be about what it does not know
     exists, namespace_findings = _namespace(kubectl, values)
     findings += namespace_findings
     vip_findings = _vips(kubectl, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,24 @@ def text_of(finding: Finding) -> str:
         lines += [f"{'':<8} -> {finding.advice}"] if finding.advice else []
         lines.append(f"{'':<8} see {finding.link}")
     return "\n".join(lines)
+
+
+OLDEST = (1, 30)  # ValidatingAdmissionPolicy is in v1 since then
+
+
+def judge_version(version: Mapping[str, Any]) -> Finding:
+    """Whether the API server knows everything that the manifests hold; `version` is the answer to /version."""
+    name = version.get("gitVersion", "of unknown version")
+    numbers = [re.match(r"\d+", str(version.get(key, ""))) for key in ("major", "minor")]
+    known = [int(number[0]) for number in numbers if number is not None]  # a minor may be `29+`
+    if len(known) == 2 and tuple(known) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        return failed(
+            "api-server",
+            f"the API server is Kubernetes {name}, which has no ValidatingAdmissionPolicy v1",
+            f"upgrade to Kubernetes {oldest} or newer",
+        )
+    return ok("api-server", f"the API server answers: Kubernetes {name}")
 
 
 def judge_vip(vip: str, cidrs: Sequence[str] | None, holder: str | None, service: str) -> Finding:

@@ -17,6 +17,7 @@ from apiha.manifests.judge import (
     judge_certificate,
     judge_control_planes,
     judge_service,
+    judge_version,
     judge_vip,
     ok,
     text_of,
@@ -30,6 +31,27 @@ CIDRS = ["10.96.0.0/16", "fd00:96::/112"]
 OURS = "Service kube-system/apiserver"
 VALUES = checked_values("apiha:1", ["10.96.0.100"], "kube-system", "apiserver.cluster.local", 6443)
 CONTROL_PLANE = Endpoint("10.0.0.11", 6443)
+
+
+@pytest.mark.parametrize(
+    ("version", "severity", "says"),
+    [
+        ({"major": "1", "minor": "36", "gitVersion": "v1.36.2"}, Severity.OK, "Kubernetes v1.36.2"),
+        ({"major": "1", "minor": "30", "gitVersion": "v1.30.0"}, Severity.OK, "Kubernetes v1.30.0"),
+        ({"major": "2", "minor": "0", "gitVersion": "v2.0.0"}, Severity.OK, "Kubernetes v2.0.0"),
+        (
+            {"major": "1", "minor": "29+", "gitVersion": "v1.29.1-eks"},
+            Severity.ERROR,
+            "v1.29.1-eks, which has no",
+        ),
+        ({}, Severity.OK, "of unknown version"),
+    ],
+)
+def test_a_kubernetes_that_is_too_old(version: dict[str, str], severity: Severity, says: str) -> None:
+    """The manifests need what is in Kubernetes since 1.30; what cannot be told is no error."""
+    finding = judge_version(version)
+    assert finding.severity is severity
+    assert says in finding.message
 
 
 @pytest.mark.parametrize(
