@@ -8,10 +8,12 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from apiha.hosts import BEGIN, END
+from apiha.node.memory import FILE
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST, IMPOSTORS, ControlPlane
 
@@ -289,3 +291,32 @@ def test_nothing_stays_in_memory(joined: Worker, cluster: Cluster) -> None:
     joined.run("bootstrap").ok()
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(joined.hosts) not in listed
+
+
+def test_what_is_odd_about_a_machine_costs_a_warning(
+    joined: Worker, cluster: Cluster, tmp_path: Path
+) -> None:
+    """A client certificate that is not there, a state file that is damaged, a time-out of minutes: each is said in one
+    line, and the node is pinned.
+    """
+    joined.state.mkdir()
+    (joined.state / FILE).write_text('{"control_planes": [{"address": "10.0.0.1", "port": 1e999}]}')
+    missing = tmp_path / "missing.pem"
+    joined.configure(cluster.settings, client_cert=str(missing), probe_timeout="4m")
+    lines = joined.run("pin-host", "--wait", "5s").ok().tells().stderr.splitlines()
+    warnings = [line for line in lines if line.startswith("<4>")]
+    assert len(warnings) == 3
+    for words in (str(missing), FILE, "probe_timeout"):
+        assert sum(words in line for line in warnings) == 1, warnings
+    assert joined.addresses[0] == cluster.in_order()[0].address
+
+
+def test_a_silent_first_choice_does_not_outlast_the_wait(joined: Worker, cluster: Cluster) -> None:
+    """`--wait` bounds the first round, whatever `probe_timeout` says."""
+    cluster.behave("silent", "silent", "silent")
+    joined.configure(cluster.settings, probe_timeout="9s")
+    began = time.monotonic()
+    assert joined.run("pin-host", "--wait", "1s").tells("no live control plane").code == 3
+    assert (
+        time.monotonic() - began < 1 + 1 + 4
+    )  # the wait, the last try, and the start of a Python on a busy machine

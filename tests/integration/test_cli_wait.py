@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +154,21 @@ def test_waiting_is_quiet(joined: Worker, cluster: Cluster) -> None:
     assert second.counters.connections == third.counters.connections == 0
     assert done.stderr.count("does not answer yet") == 1
     assert len(done.stderr.splitlines()) == 3, done
+
+
+def test_a_node_that_has_yet_to_join_waits_for_its_ca(
+    joined: Worker, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Before `kubeadm join` there is no CA: `wait-vip` says so and goes on; with a time limit that is the error."""
+    later = tmp_path / "pki" / "ca.crt"
+    joined.configure(cluster.settings, ca_file=str(later))
+    assert joined.run("wait-vip", "--timeout", "300ms").tells("No such file").code == 5
+    running = joined.start("wait-vip")
+    running.wait_for("trying again")
+    assert joined.untouched
+    later.parent.mkdir()
+    later.write_bytes(cluster.authority.ca_file.read_bytes())
+    joined.eventually_pinned_to(cluster.in_order()[0].address)
+    cluster.vip.start()
+    running.finish().ok()
+    assert joined.addresses[0] == VIP
