@@ -1,0 +1,200 @@
+"""Fail fast on a machine that boots: loaded before kubelet, back after a flush, gone after `uninstall`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apiha.failfast import rules
+from tests.support.control_plane import Authority, ControlPlane
+from tests.support.machine import Machine, requires_machine
+from tests.support.netns import Network
+
+PYZ = Path(__file__).resolve().parents[2] / "dist/apiha.pyz"
+
+pytestmark = [
+    requires_machine,
+    pytest.mark.skipif(not PYZ.exists(), reason="needs dist/apiha.pyz: run `make dist`, or `make e2e`"),
+    pytest.mark.timeout(600),
+]
+
+PLANES = ("10.0.0.11", "10.0.0.12")
+TABLES = {rules.TABLE, *rules.KNOCK_TABLES}
+KUBELET = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+NFTABLES_CONF = "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter { }\n"
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A worker with apiha and nftables.service, booted; kubelet is a process that sleeps."""
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    with Network() as network, contextlib.ExitStack() as stack:
+        for address in PLANES:
+            host = network.add_host(f"cp{address[-2:]}", address)
+            stack.enter_context(ControlPlane(authority, address, 6443, netns=host.namespace))
+        machine = stack.enter_context(Machine("worker-1", network.add_host("worker", "10.0.0.20")))
+        machine.write("/etc/systemd/system/kubelet.service", KUBELET)
+        machine.write("/etc/nftables.conf", NFTABLES_CONF, mode=0o755)
+        machine.write("/etc/kubernetes/pki/ca.crt", authority.ca_pem)
+        machine.write("/opt/apiha.pyz", PYZ.read_bytes(), mode=0o755)
+        machine.boot()
+        machine.run(["systemctl", "enable", "kubelet.service", "nftables.service"])
+        machine.run(["python3", "/opt/apiha.pyz", "install", "--control-plane", ",".join(PLANES)])
+        machine.reboot()
+        yield machine
+
+
+@pytest.fixture
+def worker(node: Machine, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The booted worker with its table loaded; shows its journal if the test fails."""
+    node.systemctl("restart", "apiha-failfast.service")
+    node.wait_until(lambda: tables(node) >= TABLES, "the table is loaded")
+    failures = request.session.testsfailed
+    yield node
+    if request.session.testsfailed > failures:
+        sys.stderr.write(node.report())
+
+
+def tables(machine: Machine) -> set[str]:
+    """The nftables tables there are."""
+    listed = machine.run(["nft", "list", "tables"]).stdout
+    return {line.removeprefix("table ") for line in listed.splitlines()}
+
+
+def watched(machine: Machine) -> set[str]:
+    """The addresses that the kernel watches."""
+    done = machine.run(["/usr/local/bin/apiha", "fail-fast", "status", "-o", "json"], check=False)
+    return {breaker["address"] for breaker in json.loads(done.stdout)["breakers"]}
+
+
+def comes_back(machine: Machine, seconds: float) -> None:
+    """The table is there again within so long."""
+    machine.wait_until(lambda: tables(machine) >= TABLES, "the table is back", timeout=seconds)
+
+
+def test_loaded_after_the_pin_and_before_kubelet(node: Machine) -> None:
+    """A oneshot that has ended, with its line in the journal; no process is left."""
+    node.wait_until(lambda: node.show("kubelet.service")["ActiveState"] == "active", "kubelet runs")
+    assert node.show("apiha-failfast.service")["ActiveState"] == "active"
+    pinned, loaded = (
+        node.moment(f"apiha-{unit}.service", "ExecMainExit") for unit in ("bootstrap", "failfast")
+    )
+    assert pinned is not None
+    assert loaded is not None
+    assert pinned < loaded < (node.moment("kubelet.service", "ExecMainStart") or 0.0)
+    said = [entry.message for entry in node.journal("apiha-failfast.service") if entry.identifier == "apiha"]
+    assert said == [
+        "fail fast loaded: watching the node's connections to 10.0.0.11:6443, 10.0.0.12:6443",
+    ]
+    assert watched(node) == set(PLANES)
+    assert not [command for command in node.processes() if "apiha" in command]
+
+
+@pytest.mark.parametrize("verb", ["reload", "restart"])
+def test_nftables_takes_the_table_along_and_it_is_back_at_once(worker: Machine, verb: str) -> None:
+    """Its file begins with `flush ruleset`; apiha's unit is reloaded behind it."""
+    worker.systemctl(verb, "nftables.service")
+    comes_back(worker, 5.0)
+    assert "inet filter" in tables(worker)  # theirs is there, too
+
+
+@pytest.mark.parametrize(
+    "flush", [["nft", "flush", "ruleset"], ["systemctl", "stop", "nftables.service"]], ids=["nft", "stop"]
+)
+def test_a_flush_is_repaired_by_the_next_reconcile(worker: Machine, flush: list[str]) -> None:
+    """Nothing tells systemd of it; the refresh runs behind each pass."""
+    worker.run(flush)
+    assert not tables(worker) & TABLES
+    worker.run(["systemctl", "start", "apiha-reconcile.service"], check=False)
+    comes_back(worker, 5.0)
+    worker.systemctl("start", "nftables.service")
+    comes_back(worker, 5.0)
+
+
+def test_a_reconcile_that_fails_repairs_it_as_well(worker: Machine) -> None:
+    """The refresh does not ask how the pass ended."""
+    config = worker.read("/etc/apiha/config.yaml")
+    worker.write("/etc/apiha/config.yaml", config + "ca_file: /nowhere\n")
+    worker.run(["nft", "flush", "ruleset"])
+    assert worker.run(["systemctl", "start", "apiha-reconcile.service"], check=False).returncode != 0
+    comes_back(worker, 5.0)
+    worker.write("/etc/apiha/config.yaml", config)
+    worker.systemctl("reset-failed")
+
+
+def test_a_change_of_the_configuration_or_of_the_learned_list_is_followed(worker: Machine) -> None:
+    """Within a second or two, in place."""
+    config = worker.read("/etc/apiha/config.yaml")
+    worker.write("/etc/apiha/config.yaml", config.replace("10.0.0.12", "10.0.0.19"))
+    worker.wait_until(lambda: watched(worker) == {"10.0.0.11", "10.0.0.19"}, "the new list is watched", 10.0)
+    worker.write("/etc/apiha/config.yaml", config)
+    worker.wait_until(lambda: watched(worker) == set(PLANES), "the old list is watched", 10.0)
+    assert any("fail fast refreshed" in entry.message for entry in worker.journal("apiha-failfast.service"))
+    worker.write("/etc/apiha/config.yaml", config + "fail_fast: off\n")
+    worker.wait_until(lambda: not tables(worker) & TABLES, "the table is gone", 10.0)
+    worker.write("/etc/apiha/config.yaml", config)
+    comes_back(worker, 10.0)
+
+
+def test_what_an_administrator_stopped_stays_stopped(worker: Machine) -> None:
+    """Stopping the unit removes the table, and no refresh brings it back."""
+    worker.systemctl("stop", "apiha-failfast.service")
+    assert not tables(worker) & TABLES
+    worker.systemctl("restart", "nftables.service")
+    worker.run(["systemctl", "start", "apiha-reconcile.service"], check=False)
+    time.sleep(1.5)
+    assert not tables(worker) & TABLES
+
+
+def test_without_nft_the_unit_is_content_and_status_says_why(worker: Machine) -> None:
+    """One warning in the journal; kubelet and everything else as ever."""
+    nft = worker.path("/usr/sbin/nft")
+    worker.systemctl("stop", "apiha-failfast.service")
+    nft.rename(nft.with_suffix(".away"))
+    try:
+        worker.systemctl("start", "apiha-failfast.service")
+        assert worker.show("apiha-failfast.service")["Result"] == "success"
+        last = [e for e in worker.journal("apiha-failfast.service") if e.identifier == "apiha"][-1]
+        assert "no fail fast: the program `nft` is not installed" in last.message
+        assert last.priority == 4
+        done = worker.run(["/usr/local/bin/apiha", "status", "-o", "json"], check=False)
+        found = {f["code"]: f["message"] for f in json.loads(done.stdout)["findings"]}
+        assert "the program `nft` is not installed" in found["fail-fast"]
+    finally:
+        nft.with_suffix(".away").rename(nft)
+
+
+def test_a_foreign_table_is_left_alone(worker: Machine) -> None:
+    """The unit fails with a line that names it."""
+    worker.systemctl("stop", "apiha-failfast.service")
+    worker.run(["nft", "add table inet apiha"])
+    done = worker.run(["systemctl", "start", "apiha-failfast.service"], check=False)
+    assert done.returncode != 0
+    last = [e for e in worker.journal("apiha-failfast.service") if e.identifier == "apiha"][-1]
+    assert "the nftables table `inet apiha` is not from apiha" in last.message
+    assert "inet apiha" in tables(worker)
+    worker.run(["nft", "delete table inet apiha"])
+
+
+def test_uninstall_leaves_no_trace(node: Machine) -> None:
+    """Units, drop-ins, links and tables: all gone. (The last test: the machine is off afterwards.)"""
+    node.systemctl("restart", "apiha-failfast.service")
+    assert tables(node) >= TABLES
+    node.run(["python3", "/opt/apiha.pyz", "uninstall"])
+    assert not tables(node) & TABLES
+    left = subprocess.run(
+        ["find", str(node.path("/etc/systemd/system")), "-name", "*apiha*"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert left.stdout == ""
+    assert shutil.which("nft")  # the host's own rules are no business of the machine
