@@ -1,6 +1,8 @@
 """Who the updater is, and which CA the API servers prove themselves with: read from files, and read again when
 one of them changes.
 
+Reads: a kubeconfig and the files that it names, or the Pod's service account. Writes: nothing.
+
 kubelet replaces a Pod's token before its hour is over, and its copy of the CA when the cluster's changes; whoever
 manages a kubeconfig replaces certificates. Each request and each probe starts with `CredentialFiles.current`, which
 looks whether a file has changed (a stat(2) each). What cannot be used, such as a certificate whose key is still the

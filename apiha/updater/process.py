@@ -207,6 +207,7 @@ class Updater:
             self.report.info("released the lease")
         self.requests.stop_watches()
         close()
+        self.supervisor.join(2.0)
 
     def unhealthy(self) -> list[str]:
         """What /healthz complains of."""

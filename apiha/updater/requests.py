@@ -1,5 +1,7 @@
 """The requests that the updater makes of the Kubernetes API: plain dicts in and out, failures as ApiError.
 
+Reads and writes: what it is asked to, at the API server of the moment.
+
 Each request has a connection of its own. So its time limit holds for all of it (the connection can be cut), nothing
 waits on a connection that died while nobody used it, and a new token, certificate or CA counts at once. It costs a TLS
 handshake for each, which at a request every two seconds is less than what the health check's probes cost.

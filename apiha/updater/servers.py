@@ -1,5 +1,7 @@
 """Which API server the updater talks to.
 
+Reads: the control planes that there are, and what probes of them say. Writes: nothing.
+
 It starts with the one that its configuration names: in a Pod the Service `kubernetes` (KUBERNETES_SERVICE_HOST),
 never the Service that it feeds. That Service keeps a dead control plane for 15 to 25 s, and a connection through it
 may lead to the dead one: then the news of its death would wait for a time limit. So, as soon as it knows the control

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 
 from apiha.clock import backoff
@@ -51,6 +52,17 @@ class Supervisor:
             self._threads.append((thread, told))
             thread.start()
         return thread
+
+    def join(self, seconds: float) -> None:
+        """Wait until every thread has ended, or this time is over: they have been told to.
+
+        A thread that the interpreter's end finds inside of a library (OpenSSL, say) may hold what that end waits for.
+        """
+        until = time.monotonic() + seconds
+        with self._lock:
+            threads = [thread for thread, _ in self._threads]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def ended(self) -> list[str]:
         """The names of the threads that have ended without being told to."""

@@ -162,7 +162,7 @@ def takeovers(findings: Findings, rounds: int) -> None:
         terms = [one(lambda updater: updater.process.terminate()) for _ in range(rounds)]
         findings.add("takeover after SIGTERM, to the first write", seconds(terms), "< 2 s")
         kills = [one(lambda updater: updater.process.kill()) for _ in range(rounds)]
-        findings.add("takeover after SIGKILL, to the first write", seconds(kills), "< 17 s")
+        findings.add("takeover after SIGKILL, to the first write", seconds(kills), "< 10 s")
         api.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 from apiha.updater.supervisor import Supervisor
 
@@ -45,3 +46,26 @@ def test_a_thread_that_was_told_to_end_is_not_missed() -> None:
 
     supervisor.start("worker", body, mine).join(5.0)
     assert supervisor.ended() == []
+
+
+def test_threads_that_are_told_to_end_are_waited_for_and_one_that_does_not_only_for_a_while() -> None:
+    """The process ends in any case."""
+    stop, hang = threading.Event(), threading.Event()
+    supervisor = Supervisor(stop, random.Random(1), lambda *_: None)
+    ended: list[str] = []
+
+    def body() -> None:
+        stop.wait()
+        ended.append("worker")
+
+    def wait() -> None:
+        hang.wait(30.0)
+
+    supervisor.start("worker", body)
+    supervisor.start("hangs", wait)
+    stop.set()
+    started = time.monotonic()
+    supervisor.join(0.3)
+    assert ended == ["worker"]
+    assert time.monotonic() - started < 2.0
+    hang.set()
