@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import ssl
@@ -20,9 +21,10 @@ from apiha.hosts import HostsFile, current, find_foreign, parse
 from apiha.install.units import SANDBOX, UNITS
 from apiha.node import memory
 from apiha.node.context import LOOPBACK
+from apiha.node.learned import fetch_cluster_uid, node_prober
 from apiha.node.trial import ask_vip
 from apiha.paths import KUBELET_KUBECONFIG
-from apiha.probe import Prober, ProbeResult, probe_all
+from apiha.probe import Health, Prober, ProbeResult, probe_all
 from apiha.status.model import (
     Answer,
     CaView,
@@ -32,7 +34,7 @@ from apiha.status.model import (
     Observations,
     UnitState,
 )
-from apiha.trust import load_ca, read_kubeconfig
+from apiha.trust import fingerprint, load_ca, read_kubeconfig
 
 CLOUD_CONFIGS = (
     "etc/cloud/cloud.cfg",
@@ -97,9 +99,10 @@ def look_unconfigured(
 def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = None) -> list[Answer]:
     """Probe all control planes, configured and learned, and the VIP, all at once. Raises ConfigError.
 
-    `swapped` is whether the block says VIP first: the VIP is judged as a reconcile judges it then, by up to three
-    probes; with None by one. A certificate that only this machine's clock speaks against is looked at once more without
-    the clock, so that its dates and the server's time can be told; the answer stays untrusted.
+    `swapped` is whether the block says VIP first; None asks each address once and no more. Else the VIP is judged as
+    a reconcile judges it, by up to three probes, and each address that answers is asked which cluster it belongs to.
+    A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
+    dates and the server's time can be told; the answer stays untrusted.
     """
     control_planes = _control_planes(config, state_dir)
     vip = [config.vip_endpoint] if config.vip_endpoint else []
@@ -113,6 +116,8 @@ def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = N
         return ask_vip(lambda: prober.probe(endpoint), swapped=swapped, pause=time.sleep)
 
     results = probe_all(probe, control_planes + vip)
+    if swapped is not None:
+        results = _told_apart(config, state_dir, results)
     disputed = [r.endpoint for r in results if r.clock_problem]
     timeless = Prober.from_config(config, ignore_validity_period=True) if disputed else prober
     dates = {r.endpoint: r for r in probe_all(timeless.probe, disputed)}
@@ -123,6 +128,35 @@ def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = N
         told = replace(result, certificate_expires=seen.certificate_expires, server_time=seen.server_time)
         answers.append(Answer(role, told))
     return answers
+
+
+def _told_apart(config: Config, state_dir: Path, results: list[ProbeResult]) -> list[ProbeResult]:
+    """The results, with those of another cluster that shares the CA as untrusted, as a reconcile has it.
+
+    As far as that can be told: it takes a client certificate that may read the namespace kube-system, and a memory.
+    """
+    known = memory.load(state_dir).cluster
+    if known.uid is None:
+        return results
+    try:
+        ca = None if config.insecure_skip_tls_verify else fingerprint(load_ca(config).pem)
+        with node_prober(config) as identified:
+
+            def ask(result: ProbeResult) -> ProbeResult:
+                if not result.health.usable:
+                    return result
+                with contextlib.suppress(Exception):  # a stranger's bytes: then it cannot be told
+                    seen = memory.Cluster(fetch_cluster_uid(identified, result.endpoint), ca)
+                    if seen.differs(known) and not seen.moved(known):
+                        return replace(result, health=Health.UNTRUSTED, detail="it leads to another cluster")
+                return result
+
+            by_endpoint = {result.endpoint: result for result in results}
+            return probe_all(
+                lambda endpoint: ask(by_endpoint[endpoint]), [result.endpoint for result in results]
+            )
+    except ConfigError:  # no client certificate yet, or not root
+        return results
 
 
 def _control_planes(config: Config, state_dir: Path) -> list[Endpoint]:

@@ -304,6 +304,24 @@ def test_the_vip_is_judged_as_reconcile_judges_it(joined: Worker, cluster: Clust
         assert codes(look(joined, root).findings) == ["control-plane-down", "vip-down"]
 
 
+def test_a_vip_that_leads_to_another_cluster(swapped: Worker, cluster: Cluster, root: Path) -> None:
+    """Its certificate is genuine, as the clusters share a CA; no reconcile would stay there, and status says so."""
+    identity = cluster.authority.issue()
+    swapped.configure(cluster.settings, client_cert=str(identity.cert), client_key=str(identity.key))
+    memory.save(swapped.state, memory.Memory(cluster=memory.Cluster(uid="ours")))
+    document = b'{"metadata": {"uid": "ours"}}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+    for plane in cluster.planes:
+        plane.behaviour, plane.script = "scripted", answer % (len(document), document)
+    assert look(swapped, root).findings == []
+    document = document.replace(b"ours", b"other")
+    for plane in cluster.planes:
+        plane.script = answer % (len(document), document)
+    finding = only(look(swapped, root), "vip-down")
+    assert finding.severity is Severity.ERROR
+    assert "is untrusted: it leads to another cluster" in finding.message
+
+
 def test_control_plane_not_set(worker: Worker, cluster: Cluster, root: Path) -> None:
     """Nothing configured, or only the VIP: said as such."""
     worker.configure({key: value for key, value in cluster.settings.items() if key != "control_plane"})
