@@ -28,7 +28,7 @@ test: venv ## Every test this machine can run; names what is skipped and why
 
 test-bare: ## The unit tests without the updater's packages, as on a node
 	@$(MAKE) --no-print-directory venv VENV=.venvs/bare
-	.venvs/bare/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes kubernetes prometheus-client
+	.venvs/bare/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes prometheus-client
 	.venvs/bare/bin/python -m pytest -q tests/unit
 
 test-pythons: ## `make test` with each Python from 3.10 to 3.14 that is found; names those that are missing
