@@ -68,10 +68,7 @@ class Lab:
 
     def table(self, at: Host | None = None) -> Table:
         """The table as the kernel has it."""
-        shown = (at or self.worker).run(["nft", "--json", "list", "table", *rules.TABLE.split()], check=True)
-        table = parse_table(json.loads(shown.stdout))
-        assert table is not None
-        return table
+        return read_table(at or self.worker)
 
     def breaker(self, endpoint: Endpoint, scope: rules.Scope = "node", at: Host | None = None) -> Breaker:
         """One breaker as the kernel has it."""
@@ -82,6 +79,14 @@ class Lab:
         return all(
             (b.silent_for, b.silences, b.cut, b.refused) == (None, 0, 0, 0) for b in self.table().breakers
         )
+
+
+def read_table(host: Host) -> Table:
+    """The table as the host's kernel has it."""
+    shown = host.run(["nft", "--json", "list", "table", *rules.TABLE.split()], check=True)
+    table = parse_table(json.loads(shown.stdout))
+    assert table is not None
+    return table
 
 
 def nft(host: Host, script: str) -> None:

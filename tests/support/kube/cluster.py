@@ -336,9 +336,14 @@ class Cluster(Access):
         return host
 
     def start_kube_proxy(
-        self, worker: Host, hosts: str | None = None, *, server: int | str | None = None
+        self,
+        worker: Host,
+        hosts: str | None = None,
+        *,
+        server: int | str | None = None,
+        mode: str = "nftables",
     ) -> subprocess.Popen[Any]:
-        """Run kube-proxy in nftables mode on a worker and wait until its rules are written once.
+        """Run kube-proxy in a mode of its on a worker and wait until its rules are written once.
 
         `hosts` is its hosts file's text, and stays as it is: kubelet gives a host-network pod such a copy
         when it starts (kubernetes/kubernetes#85501). None leaves it the worker's own `/etc/hosts`, as on a
@@ -347,7 +352,7 @@ class Cluster(Access):
         """
         require_assets("kube-proxy")
         kubeconfig = self.kubeconfig("system:kube-proxy", self.url if server is None else server)
-        command = commands.kube_proxy(kubeconfig=kubeconfig, node=worker.name)
+        command = commands.kube_proxy(kubeconfig=kubeconfig, node=worker.name, mode=mode)
         name = f"kube-proxy-{worker.name}"
         etc = worker.etc
         if hosts is not None:

@@ -103,12 +103,12 @@ def scheduler(*, kubeconfig: Path, port: int) -> list[str]:
     ]
 
 
-def kube_proxy(*, kubeconfig: Path, node: str) -> list[str]:
-    """kube-proxy in nftables mode for one node."""
+def kube_proxy(*, kubeconfig: Path, node: str, mode: str = "nftables") -> list[str]:
+    """kube-proxy for one node; the modes are `nftables` and `iptables`."""
     return [
         "kube-proxy",
         f"--kubeconfig={kubeconfig}",
-        "--proxy-mode=nftables",
+        f"--proxy-mode={mode}",
         f"--hostname-override={node}",
         f"--cluster-cidr={POD_CIDR}",
         # The table's size is the machine's, not the namespace's: leave it alone.
