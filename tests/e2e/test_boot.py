@@ -490,6 +490,18 @@ def test_kubelet_does_not_wait_for_a_pin_that_ignores_sigterm(worker: Machine) -
     wait_until_swapped(worker)
 
 
+def test_kubelet_does_not_wait_for_the_firewall(worker: Machine) -> None:
+    """A firewall that takes its time holds fail fast, whose rules it might flush, and not kubelet."""
+    units = "/etc/systemd/system"
+    worker.write(f"{units}/firewalld.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 60\n")
+    wants = worker.path(f"{units}/multi-user.target.wants")
+    (wants / "firewalld.service").symlink_to(f"{units}/firewalld.service")
+    worker.boot()
+    assert wait_for_kubelet(worker) < MOST_HELD
+    wait_until_swapped(worker)
+    assert worker.show("firewalld.service")["ActiveState"] == "activating"
+
+
 @contextlib.contextmanager
 def disk_that_can_hang(machine: Machine, path: str) -> Iterator[Callable[[str], None]]:
     """A disk mounted in the machine; what is called with `--freeze` lets writes to it hang, `--unfreeze` go on.

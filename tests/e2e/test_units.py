@@ -103,8 +103,7 @@ def test_nothing_depends_on_the_pin() -> None:
     assert not used & strong
     before = {unit: [v for name, v in settings(unit) if name == "Before"] for unit in UNITS}
     assert {unit: order for unit, order in before.items() if order} == {
-        "apiha-bootstrap.service": ["kubelet.service"],
-        "apiha-failfast.service": ["kubelet.service"],
+        "apiha-bootstrap.service": ["kubelet.service"]
     }
 
 
@@ -117,11 +116,10 @@ def test_the_pin_ends_itself_before_systemd_does() -> None:
 
 def test_what_kubelet_can_inherit_is_bounded() -> None:
     """Time limits that end below 30 s, a process that cannot be killed included; no wait for the network."""
-    bounds = {}
-    for unit in ("apiha-bootstrap.service", "apiha-failfast.service"):
-        start, stop = (parse_duration(value(unit, f"Timeout{which}Sec")) for which in ("Start", "Stop"))
-        bounds[unit] = start + 4 * stop
-    assert bounds == {"apiha-bootstrap.service": 28.0, "apiha-failfast.service": 8.0}  # docs/operations.md
+    start, stop = (
+        parse_duration(value("apiha-bootstrap.service", f"Timeout{which}Sec")) for which in ("Start", "Stop")
+    )
+    assert start + 4 * stop == 28.0  # docs/operations.md
     for unit in UNITS:
         ordering = [v for name, v in settings(unit) if name in {"Wants", "After", "Requires"}]
         assert "network" not in " ".join(ordering)
