@@ -340,7 +340,7 @@ def test_every_problem_of_the_updater_is_documented() -> None:
 # ----------------------------------------------------------------------------------------------------------- links
 
 
-@pytest.mark.parametrize("path", [*PAGES, REPOSITORY / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, *sorted(REPOSITORY.glob("*.md"))], ids=lambda path: path.name)
 def test_relative_links_lead_somewhere(path: Path) -> None:
     """Files exist, and so do the headings that a link names."""
     text = path.read_text(encoding="utf-8")
