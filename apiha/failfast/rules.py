@@ -9,9 +9,9 @@ closed
     long, makes the control plane silent if it sent nothing at all to anybody within `PATIENCE`. That connection is
     reset. Linux sends a SYN again after 1 s, and data after 0.2, 0.4, 0.8 and 1.7 s.
 silent
-    New connections are refused at once. An established connection is reset at once if a second connection confirmed
-    the silence within `CONFIRMED`; else its first packet passes, and it is reset when it asks again after
-    `SHORT_PATIENCE`. So what one connection lost (a firewall forgot it, say) never cuts another one that works.
+    New connections are refused at once. An established connection is reset on evidence of its own: its first packet
+    passes, and when it asks again after `SHORT_PATIENCE` (0.4 s, for Linux) it is reset. So no connection that works is
+    ever cut: not for another one that a firewall forgot, and not for a program that lets its own packets vanish.
 half-open
     Once in `KNOCK` a copy of a refused SYN is sent on: a knock, for which no client waits. Its answer, as any packet
     from the control plane, closes the breaker. Where packets cannot be copied (Pods; kernels without `dup`), one SYN in
@@ -47,7 +47,6 @@ SHORT_PATIENCE = (
 )
 BUSY = "100ms"  # data to a control plane that sent something just now is not worth remembering (uploads)
 ASKED = "20s"  # a question that is not asked again for so long was given up by its client
-CONFIRMED = "6s"
 SILENT = "1h"  # from the first evidence; knocks and trials decide, this only bounds what is kept
 KNOCK = "1s"
 TRIAL = "4500ms"  # so that a control plane that is back is used within 5 s
@@ -208,7 +207,6 @@ def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
         "owed": ASKED,  # somebody's SYN has no answer yet, and nothing came since
         "owed_young": PATIENCE,
         "silent": SILENT,
-        "confirmed": CONFIRMED,
         "trial": TRIAL_AFTER_KNOCKS if knock else TRIAL,
         **({"knock": KNOCK} if knock else {}),
     }
@@ -247,7 +245,6 @@ _BREAKER = """\
 		goto %(p)s_open
 	}
 	chain %(p)s_open {
-		%(to)s @%(p)s_silent update @%(p)s_confirmed { %(to)s }
 		%(to)s != @%(p)s_silent update @%(p)s_silences { %(to)s counter }
 		add @%(p)s_silent { %(to)s }
 		add @%(p)s_trial { %(to)s }
@@ -259,7 +256,6 @@ _BREAKER = """\
 		tcp flags & syn == syn %(to)s @%(p)s_trial goto %(p)s_end
 		tcp flags & syn == syn add @%(p)s_trial { %(to)s } add @%(p)s_young { %(question)s } \
 add @%(p)s_asked { %(question)s } return comment "half-open: this one may try"
-		%(to)s @%(p)s_confirmed goto %(p)s_end
 		add @%(p)s_young { %(question)s timeout %(short_patience)s } add @%(p)s_asked { %(question)s }
 	}
 	chain %(p)s_end {
@@ -276,7 +272,6 @@ add @%(p)s_asked { %(question)s } return comment "half-open: this one may try"
 		delete @%(p)s_owed { %(from)s }
 		delete @%(p)s_owed_young { %(from)s }
 		delete @%(p)s_silent { %(from)s }
-		delete @%(p)s_confirmed { %(from)s }
 		delete @%(p)s_trial { %(from)s }
 	}
 """

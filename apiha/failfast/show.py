@@ -20,6 +20,14 @@ def table_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def summary(table: Table) -> list[str]:
+    """How many are watched and silent, then the breakers that have anything to tell."""
+    watched, silent = len(table.control_planes), len({breaker.endpoint for breaker in table.silent})
+    first = f"{watched} control plane{'' if watched == 1 else 's'} watched, {silent or 'none'} silent"
+    told = [b for b in table.breakers if b.silent_for is not None or b.silences or b.cut or b.refused]
+    return [first, *map(str, told)]
+
+
 def table_json(table: Table | None) -> dict[str, Any]:
     """The same for programs; the keys are documented in docs/cli.md and stay."""
     if table is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from apiha import __version__
 from apiha.durations import format_duration
-from apiha.failfast.show import table_json
+from apiha.failfast.show import summary, table_json
 from apiha.status.model import Answer, Status
 
 
@@ -21,7 +21,7 @@ def status_text(status: Status) -> str:
     if seen.answers:
         parts += ["", probe_table(seen.answers)]
     if seen.fail_fast.table is not None:
-        parts += ["", "Fail fast:", *(f"  {breaker}" for breaker in seen.fail_fast.table.breakers)]
+        parts += ["", "Fail fast:", *(f"  {line}" for line in summary(seen.fail_fast.table))]
     parts += ["", "Units:"]
     if seen.units:
         parts.append(_columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))

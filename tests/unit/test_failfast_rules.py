@@ -57,7 +57,7 @@ def test_every_set_that_packets_fill_has_a_limit() -> None:
     """Kernel memory is bounded."""
     sets = re.findall(r"set (\S+) \{([^}]*)\}", rules.load_script([FOUR], "pods"))
     dynamic = [body for name, body in sets if not name.startswith("control_planes")]
-    assert len(dynamic) == 2 * 13 + 2 * 12
+    assert len(dynamic) == 2 * 12 + 2 * 11
     assert all("size " in body and "dynamic" in body for body in dynamic)
 
 
