@@ -5,9 +5,10 @@ packet that must be acknowledged (SYN, FIN, or data) is a question; any packet f
 control plane and family there are three states:
 
 closed
-    A question that its connection asks again after `PATIENCE`, or a SYN after another one that nobody answered for so
-    long, makes the control plane silent if it sent nothing at all to anybody within `PATIENCE`. That connection is
-    reset. Linux sends a SYN again after 1 s, and data after 0.2, 0.4, 0.8 and 1.7 s.
+    A question that its connection asks again after `PATIENCE` makes the control plane silent if it sent nothing at
+    all to anybody within `PATIENCE`. So does the SYN of another connection that comes `SYN_PATIENCE` after a first
+    one, if the control plane sent nothing to anybody since that one. The connection that asked is reset. Linux sends
+    a SYN again after 1 s, and data after 0.2, 0.4, 0.8 and 1.7 s.
 silent
     New connections are refused at once. An established connection is reset on evidence of its own: its first packet
     passes, and when it asks again after `SHORT_PATIENCE` (0.4 s, for Linux) it is reset. So no connection that works is
@@ -42,6 +43,8 @@ Scope = Literal["node", "pods"]
 # Times in nft's notation. The numbers are those of Linux' TCP: a SYN is sent again after 1 s (TCP_TIMEOUT_INIT), data
 # after 0.2 s at the earliest (TCP_RTO_MIN), then twice as long each time; see RFC 6298 and include/net/tcp.h.
 PATIENCE = "900ms"  # below the 1 s of a SYN, above three retransmissions of data on a short way
+# Two connections vouch for it, so less than the 1 s of a single SYN will do; a round trip of 300 ms fits in well.
+SYN_PATIENCE = "500ms"
 SHORT_PATIENCE = (
     "350ms"  # a retransmission and a half: two losses in a row are needed in a silence that one found
 )
@@ -205,7 +208,7 @@ def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
         "heard": PATIENCE,  # the control plane sent something
         "busy": BUSY,  # the same, just now
         "owed": ASKED,  # somebody's SYN has no answer yet, and nothing came since
-        "owed_young": PATIENCE,
+        "owed_young": SYN_PATIENCE,
         "silent": SILENT,
         "trial": TRIAL_AFTER_KNOCKS if knock else TRIAL,
         **({"knock": KNOCK} if knock else {}),
