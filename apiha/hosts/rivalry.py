@@ -1,6 +1,6 @@
 """Another program that takes the block away as often as apiha puts it back: counted, told, slowed down.
 
-A program that does so once (an editor, cloud-init at a boot) is none. The count is kept in the state directory, in a
+One that does so once (an editor, cloud-init at a boot) does not matter. The count is kept in the state directory, in a
 small file that may be lost: what cannot be read there counts as nothing.
 """
 
