@@ -313,8 +313,14 @@ def test_a_server_that_repeats_itself_into_the_void_delays_the_verdict_by_second
     stop()
 
 
-def test_no_connection_that_works_is_cut_for_packets_that_vanish_on_purpose(lab: Lab) -> None:
-    """A program without rights sends its packets nowhere: new connections are refused, those that work go on."""
+@pytest.mark.parametrize("knock", [True, False])
+def test_a_program_whose_packets_vanish_on_purpose_harms_no_connection_that_works(
+    lab: Lab, knock: bool
+) -> None:
+    """It needs no rights for that. A knock takes another way and is answered; where none can be sent, new connections
+    are refused for a while, and those that work go on.
+    """
+    lab.reset(knock=knock)
     target = lab.endpoints[0]
     working = [lab.connect(target) for _ in range(3)]
     time.sleep(1.2)  # nobody on the node says or hears anything
@@ -324,17 +330,19 @@ def test_no_connection_that_works_is_cut_for_packets_that_vanish_on_purpose(lab:
             sender.bind((lab.worker.address, 0))
             # Bound to a device that leads nowhere; SO_BINDTODEVICE takes no rights since Linux 5.7.
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"nowhere")
-            sender.settimeout(5)
+            sender.settimeout(1.5)
             sender.connect((target.address, target.port))
 
     lab.worker.run(["ip", "link", "add", "nowhere", "type", "veth", "peer", "name", "there"], check=True)
     for end in ("there", "nowhere"):
         lab.worker.run(["ip", "link", "set", end, "arp", "off", "up"], check=True)
-    lab.worker.run(["ip", "route", "add", target.address, "dev", "nowhere", "metric", "99999"], check=True)
+    # Second to the real one: only for what asks for this device.
+    second = ["ip", "route", "add", "10.0.0.0/24", "dev", "nowhere", "metric", "99999"]
+    lab.worker.run(second, check=True)
     try:
         for _ in range(3):
             assert timed(lambda: lab.worker.call(vanish)).error
-        assert lab.breaker(target).silent_for is not None
+        assert (lab.breaker(target).silent_for is None) == knock
         assert [ask(connection).error for connection in working] == ["", "", ""]
         assert lab.breaker(target).silent_for is None
         assert lab.breaker(target).cut == 0
