@@ -179,7 +179,7 @@ def read_only_folder(folder: Path) -> dict[str, Any]:
     hosts = HostsFile(path, state_dir=state)
     hosts.pin(HOST, ["10.0.0.11"])
     addresses = current(source.read_bytes(), HOST).addresses
-    left = [name for name in os.listdir(state) if not name.endswith(".lock")]
+    left = [name for name in os.listdir(state) if ".apiha-" in name]
     # A run that was killed here: its backup is found again, by the escaped path.
     name = str(path).strip("/").replace("-", "\\x2d").replace("/", "-")
     intended = source.read_bytes()
@@ -194,7 +194,7 @@ def read_only_folder(folder: Path) -> dict[str, Any]:
         "found": found is not None and found.parent == state,
         "recovered": recovered,
         "restored": source.read_bytes() == ORIGINAL,
-        "left_in_the_end": [name for name in os.listdir(state) if not name.endswith(".lock")],
+        "left_in_the_end": [name for name in os.listdir(state) if ".apiha-" in name],
     }
     mount("-t", "tmpfs", "-o", "ro", "none", folder / "var")
     return {**result, **fails(HostsFile(path, state_dir=state))}
