@@ -99,15 +99,18 @@ class Node:
         """A prober as the configuration describes it, without the client certificate if that cannot be used.
 
         The certificate shows readiness and nothing else: no reason not to boot. `timeless` as for
-        `make_timeless_prober`. Raises ConfigError.
+        `make_timeless_prober`; whoever is asked then has not proved itself, so it is not shown who this node is.
+        Raises ConfigError.
         """
-        make = self.make_timeless_prober if timeless else self.make_prober
+        without = replace(self.config, client_cert=None, client_key=None)
+        if timeless:
+            return self.make_timeless_prober(without)
         try:
-            prober = make(self.config)
+            prober = self.make_prober(self.config)
         except ConfigError as error:
             if self.config.client_cert is None:
                 raise
-            prober = make(replace(self.config, client_cert=None, client_key=None))
+            prober = self.make_prober(without)
             self.warn_once(f"{error}; going on without a client certificate")
         for doubt in getattr(prober, "doubts", ()):
             self.warn_once(doubt)

@@ -296,20 +296,34 @@ def test_nothing_configured(worker: Worker) -> None:
 
 
 def test_trust_that_cannot_be_had(joined: Worker, cluster: Cluster, tmp_path: Path) -> None:
-    """A CA that is missing or no certificate, a client certificate that does not load: one line, exit code 5."""
+    """A CA that is missing or no certificate: one line, exit code 5. So is a client certificate that does not load for
+    `probe`, which is asked to show what it shows; what a boot runs warns and goes on without it.
+    """
     junk = tmp_path / "junk.pem"
     junk.write_text("no PEM here\n")
     client = cluster.authority.issue_client()
     for arguments, words in (
         (["--ca-file", "/nonexistent/ca.crt"], ["/nonexistent/ca.crt", "No such file"]),
         (["--ca-file", str(junk)], [str(junk), "CA"]),
-        (["--client-cert", str(junk)], [str(junk)]),
-        (["--client-cert", str(client.cert)], [str(client.cert)]),  # without its key
-        (["--client-cert", "/nonexistent/c.pem"], ["/nonexistent/c.pem", "no such file"]),
     ):
         for command in ("pin-host", "reconcile", "probe"):
             joined.run(*arguments, command).failed(5, *words)
+            # A client certificate that is no good as well does not hide what is wrong with the CA.
+            done = joined.run(*arguments, "--client-cert", str(junk), command)
+            assert done.code == 5, done
+            done.tells(*words)
     assert joined.untouched
+    for path, words in (
+        (junk, [str(junk)]),
+        (client.cert, [str(client.cert)]),  # without its key
+        (Path("/nonexistent/c.pem"), ["/nonexistent/c.pem", "no such file"]),
+    ):
+        joined.run("--client-cert", str(path), "probe").failed(5, *words)
+        for command in ("pin-host", "reconcile"):
+            done = joined.run("--client-cert", str(path), command).ok().tells(*words)
+            warnings = [line for line in done.stderr.splitlines() if line.startswith("<4>")]
+            assert len(warnings) == 1, done
+            assert joined.addresses[0] == cluster.in_order()[0].address
 
 
 @pytest.mark.parametrize(
@@ -408,7 +422,7 @@ def test_interrupted_while_nothing_answers(joined: Worker, cluster: Cluster) -> 
     """SIGINT is heeded in the middle of a probe that hangs, too."""
     for plane in cluster.planes:
         plane.behaviour = "silent"
-    waiting = joined.start("--probe-timeout", "1m", "probe")
+    waiting = joined.start("--probe-timeout", "10s", "probe")
     assert eventually(lambda: all(plane.counters.connections for plane in cluster.planes))
     waiting.process.send_signal(signal.SIGINT)
     done = waiting.finish(10)

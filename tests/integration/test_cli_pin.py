@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from apiha.hosts import BEGIN, END
 from apiha.node.memory import FILE
 from tests.support.cli import ORIGINAL, VIP, Cluster, Worker
-from tests.support.control_plane import DEFAULT_HOST, IMPOSTORS, ControlPlane
+from tests.support.control_plane import DEFAULT_HOST, IMPOSTORS, ControlPlane, answers
 
 
 def test_the_first_of_this_nodes_order(joined: Worker, cluster: Cluster) -> None:
@@ -320,3 +321,17 @@ def test_a_silent_first_choice_does_not_outlast_the_wait(joined: Worker, cluster
     assert (
         time.monotonic() - began < 1 + 1 + 4
     )  # the wait, the last try, and the start of a Python on a busy machine
+
+
+def test_a_clock_that_is_behind(joined: Worker, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a machine whose clock is two days behind, certificates are not valid yet: it pins all the same, and says both
+    times. While the control planes' clock agrees with its own, it does not.
+    """
+    cluster.behave("not_yet_valid", "not_yet_valid", "not_yet_valid")
+    joined.run("pin-host").tells("not valid yet").failed(3)
+    assert joined.untouched
+    later = time.time() + 2 * 86400
+    monkeypatch.setattr(answers, "formatdate", lambda usegmt: formatdate(later, usegmt=usegmt))
+    done = joined.run("pin-host").ok()
+    assert "this machine's clock says" in done.tells().stderr
+    assert joined.addresses[0] == cluster.in_order()[0].address

@@ -75,7 +75,11 @@ def _addresses(hosts_file: Path) -> list[str]:
 def test_lone_impostor_is_never_pinned(
     behaviour: str, start_plane: StartPlane, write_config: WriteConfig, pin_host: PinHost, hosts_file: Path
 ) -> None:
-    """An impostor is not pinned though nobody else answers: exit code 3, hosts file untouched."""
+    """An impostor is not pinned though nobody else answers: exit code 3, hosts file untouched.
+
+    None is asked anything, but for one whose certificate is the cluster's own and only out of date: a pin asks it the
+    time, once, in case this machine's clock is what is wrong.
+    """
     dead = start_plane(address="127.0.0.12")
     dead.stop()
     impostor = start_plane(behaviour)
@@ -85,7 +89,9 @@ def test_lone_impostor_is_never_pinned(
     assert impostor.endpoint in done.stderr
     assert "Traceback" not in done.stderr
     _assert_untouched(hosts_file, before)
-    assert impostor.counters.requests == []
+    asked = impostor.counters.requests
+    assert len(asked) <= (behaviour in ("expired", "not_yet_valid"))
+    assert all("authorization" not in request.headers for request in asked)
 
 
 def test_impostor_asked_for_by_hand_is_not_pinned(

@@ -289,7 +289,13 @@ def test_a_clock_that_is_years_off_is_no_reason_not_to_pin(
     )
     refused = ProbeResult(A, UNTRUSTED, detail="its certificate has expired", clock_problem=True)
     world.probe = lambda endpoint: refused if endpoint == A else ProbeResult(endpoint, REFUSED)  # type: ignore[method-assign]
-    node.make_timeless_prober = lambda _: cast(Prober, SimpleNamespace(probe=lambda _: dated))
+    with_config(node, client_cert=Path("/etc/apiha/node.pem"))
+
+    def timeless(config: Config) -> Prober:
+        assert config.client_cert is None, "who has not proved itself is not shown who this node is"
+        return cast(Prober, SimpleNamespace(probe=lambda _: dated))
+
+    node.make_timeless_prober = timeless
     if pinned:
         assert pin(node)[0] == A.address
         assert "this machine's clock says 2026" in log.getvalue()
