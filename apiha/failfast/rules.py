@@ -46,7 +46,7 @@ PATIENCE = "900ms"  # below the 1 s of a SYN, above three retransmissions of dat
 # Two connections vouch for it, so less than the 1 s of a single SYN will do; a round trip of 300 ms fits in well.
 SYN_PATIENCE = "500ms"
 SHORT_PATIENCE = (
-    "350ms"  # a retransmission and a half: two losses in a row are needed in a silence that one found
+    "350ms"  # while silent: data is sent again after 0.2 and 0.4 s, so two lost in a row are needed
 )
 BUSY = "100ms"  # data to a control plane that sent something just now is not worth remembering (uploads)
 ASKED = "20s"  # a question that is not asked again for so long was given up by its client
