@@ -7,6 +7,7 @@ the addresses alone; they still find them, and what they wrote is read.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -70,10 +71,11 @@ class Memory:
         They are added to what was known: one slice during maintenance must not make a node forget the others. Those
         that were not named for `KEPT` are forgotten, and the oldest of more than `MOST`.
         """
-        times = {seen.endpoint: min(seen.at, now) for seen in self.seen}  # the clock may have been wrong
-        times |= dict.fromkeys(endpoints, now)
-        recent = [Seen(endpoint, at) for endpoint, at in times.items() if now - at <= KEPT]
-        return replace(self, seen=_newest(recent))
+        named = dict.fromkeys(endpoints, now)
+        # The clock may have been wrong: nobody was seen later than now, and those named now come before their equals.
+        others = {seen.endpoint: min(seen.at, now) for seen in self.seen if seen.endpoint not in named}
+        recent = _newest(Seen(endpoint, at) for endpoint, at in others.items() if now - at <= KEPT)
+        return replace(self, seen=(*_newest(itertools.starmap(Seen, named.items())), *recent)[:MOST])
 
     def worth_saving(self, before: Memory) -> bool:
         """Whether the disk, which holds `before`, has to be written: not only because a few hours have passed."""

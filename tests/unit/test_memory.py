@@ -87,6 +87,16 @@ def test_learning_adds_and_forgets_by_age(before: list[Seen], told: list[Endpoin
         assert set(memory.endpoints) == recent
 
 
+def test_those_named_now_win_over_others_as_new() -> None:
+    """A memory full of addresses seen just now, or in a future that a wrong clock made, does not shut a new one out."""
+    planes = [Endpoint(f"10.0.0.{number}", 6443) for number in range(1, MOST + 1)]
+    memory = Memory(
+        tuple(Seen(plane, NOW + timedelta(days=number % 2)) for number, plane in enumerate(planes))
+    )
+    newcomer = Endpoint("10.0.0.90", 6443)
+    assert newcomer in memory.told([newcomer], NOW).endpoints
+
+
 def test_one_slice_during_maintenance_makes_a_node_forget_nobody() -> None:
     """Only one control plane is named for a week: the others are still known."""
     planes = [Endpoint(f"10.0.0.{number}", 6443) for number in (11, 12, 13)]
