@@ -1,7 +1,8 @@
-"""Fixtures of the integration tests: a CA, control planes on loopback, and a prober that trusts that CA."""
+"""Fixtures of the integration tests: a CA, control planes on loopback, a prober that trusts it, fail fast's network."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from apiha.probe import Prober
 from apiha.trust import make_ssl_context
 from tests.support.cli import Cluster, Worker, worker_in
 from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane
+from tests.support.failfast import Lab
+from tests.support.netns import Network
 from tests.support.probing import MakeProber, StartPlane, WriteConfig
 
 
@@ -84,3 +87,17 @@ def joined(worker: Worker, cluster: Cluster) -> Worker:
     """A worker whose configuration names the cluster's control planes and VIP."""
     worker.configure(cluster.settings)
     return worker
+
+
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[Lab]:
+    """Fail fast: one network for all tests of the module."""
+    with Network() as network, contextlib.closing(Lab(network)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Lab:
+    """The network, all well, with a fresh table."""
+    shared_lab.reset()
+    return shared_lab

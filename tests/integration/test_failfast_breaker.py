@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from apiha.endpoint import Endpoint
 from apiha.failfast import rules
 from tests.support.failfast import Lab, lose, nft
-from tests.support.netns import Host, Network, requires_root
+from tests.support.netns import Host, requires_root
 from tests.support.tcp import Outcome, ask, dial, serve, timed
 
 pytestmark = requires_root
@@ -25,20 +23,6 @@ ESTABLISHED = 2.0  # the first established connection that sends something
 KNOWN = 0.8  # an established connection that sends something once the silence is known: 0.4 s
 KNOCK = 1.5  # until a control plane that is back is used: 1 s, and what a loaded machine takes
 BACK = 5.0  # the same where packets cannot be copied
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    """One network for all tests of the module."""
-    with Network() as network, contextlib.closing(Lab(network)) as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    """The network, all well, with a fresh table."""
-    shared_lab.reset()
-    return shared_lab
 
 
 def both(lab: Lab, index: int) -> list[Endpoint]:

@@ -13,24 +13,10 @@ import pytest
 from apiha.endpoint import Endpoint
 from tests.support import slow
 from tests.support.failfast import Lab, lose, nft, stop_losing
-from tests.support.netns import Network, requires_root
+from tests.support.netns import requires_root
 from tests.support.tcp import Handler, ask, dial, serve, timed
 
 pytestmark = requires_root
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    """One network for all tests of the module."""
-    with Network() as network, contextlib.closing(Lab(network)) as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    """The network, all well, with a fresh table."""
-    shared_lab.reset()
-    return shared_lab
 
 
 @contextlib.contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.failfast import Lab, nft
-from tests.support.netns import Network, requires_root
+from tests.support.netns import requires_root
 from tests.support.tcp import ask, dial
 
 pytestmark = requires_root
@@ -32,20 +31,6 @@ BUS = """\
 </policy>
 </busconfig>
 """
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    """One network for all tests of the module."""
-    with Network() as network, contextlib.closing(Lab(network)) as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    """The network, all well, with a fresh table."""
-    shared_lab.reset()
-    return shared_lab
 
 
 def the_breaker_works(lab: Lab) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,24 +229,6 @@ def test_every_exit_code_is_documented() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- operations
-
-
-def texts_of(node: ast.AST) -> set[str]:
-    """The text constants in an expression."""
-    return {
-        part.value
-        for part in ast.walk(node)
-        if isinstance(part, ast.Constant) and isinstance(part.value, str)
-    }
-
-
-def calls(path: str, name: str) -> Iterator[ast.Call]:
-    """The calls of the function or method `name` in a file of the repository."""
-    for node in ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            called = node.func
-            if name == (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)):
-                yield node
 
 
 def test_every_finding_of_status_has_a_section() -> None:
