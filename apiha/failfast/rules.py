@@ -43,8 +43,8 @@ Scope = Literal["node", "pods"]
 # Times in nft's notation. The numbers are those of Linux' TCP: a SYN is sent again after 1 s (TCP_TIMEOUT_INIT), data
 # after 0.2 s at the earliest (TCP_RTO_MIN), then twice as long each time; see RFC 6298 and include/net/tcp.h.
 PATIENCE = "900ms"  # below the 1 s of a SYN, above three retransmissions of data on a short way
-# Two connections vouch for it, so less than the 1 s of a single SYN will do; a round trip of 300 ms fits in well.
-SYN_PATIENCE = "500ms"
+# Two connections vouch for it, so less than the 1 s of a single SYN will do; a round trip of 300 ms fits in.
+SYN_PATIENCE = "400ms"
 SHORT_PATIENCE = (
     "350ms"  # while silent: data is sent again after 0.2 and 0.4 s, so two lost in a row are needed
 )

@@ -56,7 +56,8 @@ def page(texts: Mapping[str, str], faults: Sequence[str], results: Results) -> s
     parts.append(
         "All hosts are on one Ethernet segment: a silent address fails after 3 s there (ARP), beyond a router only "
         "when the dialer's share for it is used up. With keepalived the machine that holds the address is "
-        "lost.\n"
+        "lost. Connections at rest: with apiha they are the updater's health checks, one a second however many workers "
+        "there are; a proxy on each worker makes its own.\n"
     )
     return "\n".join(parts)
 
