@@ -133,12 +133,12 @@ def broken_promises(results: Results) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------- timeline
 
-_ROW, _LEFT, _WIDTH, _RIGHT = 54, 250, 640, 30  # pixels
+_ROW, _LEFT, _WIDTH, _RIGHT = 54, 250, 640, 40  # pixels
 _SPAN = 20.0  # s of clients
 _LOW, _HIGH = 0.01, 60.0  # s: the ends of a row's logarithmic scale
 _STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 14px }
-  .axis { stroke: #8c959f; stroke-width: 1 } .grid { stroke: #d0d7de; stroke-width: 1 }
+  .scale { font-size: 9px } .axis { stroke: #8c959f; stroke-width: 1 } .grid { stroke: #d0d7de; stroke-width: 1 }
   .fast { fill: #1a7f37 } .slow { fill: #bf8700 } .late { fill: #cf222e } .failed { fill: none; stroke: #cf222e }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .axis { stroke: #7d8590 } .grid { stroke: #30363d }
@@ -177,6 +177,7 @@ def _row(top: int, text: str, outcomes: Sequence[Outcome]) -> list[str]:
     for seconds in (0.1, 1.0, 10.0):
         y = _y(base, seconds)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="scale" x="{_LEFT + _WIDTH + 5}" y="{y + 3:.1f}">{seconds:g} s</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{base}" y2="{base}"/>')
     for client in (client for outcome in outcomes for client in outcome.clients):
         kind = "fast" if client.seconds <= SLOW[0] else "slow" if client.seconds <= SLOW[1] else "late"
