@@ -239,6 +239,11 @@ def template(given: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def short_text(given: Mapping[str, str]) -> str:
+    """A configuration file with nothing but these keys; the texts are those of flags, checked by `load`."""
+    return "".join(f"{s.key}: {_yaml_text(s, given[s.key])}\n" for s in SETTINGS if s.key in given)
+
+
 def _yaml_text(setting: Setting, text: str) -> str:
     if setting.example.startswith("["):
         return json.dumps([part.strip() for part in text.split(",") if part.strip()])

@@ -50,13 +50,17 @@ def parse_error(stderr: str) -> KubectlError | None:
 class Kubectl:
     """The cluster, asked through kubectl."""
 
-    def __init__(self, kubeconfig: Path | None, program: str = "kubectl") -> None:
+    def __init__(
+        self, kubeconfig: Path | None, program: str = "kubectl", *, purpose: str = "--dry-run"
+    ) -> None:
         """`kubeconfig` None leaves the choice to kubectl: $KUBECONFIG, ~/.kube/config, the Pod's own.
 
-        Raises ConfigError for a file that cannot be read.
+        Messages begin with `purpose`: the option or command that asks. Raises ConfigError for a file that cannot
+        be read.
         """
         if kubeconfig is not None:
             read_text(kubeconfig, "a kubeconfig")
+        self._purpose = purpose
         self._command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else [])]
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -72,12 +76,14 @@ class Kubectl:
             )
         except FileNotFoundError:
             raise ConfigError(
-                "--dry-run: kubectl is not in PATH; it asks the cluster, with the kubeconfig that will be used to apply"
+                f"{self._purpose}: kubectl is not in PATH; expected it there: it asks the cluster, with your kubeconfig"
             ) from None
         except OSError as error:
-            raise ConfigError(f"--dry-run: cannot run kubectl: {error.strerror}") from None
+            raise ConfigError(f"{self._purpose}: cannot run kubectl: {error.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise NoControlPlane(f"--dry-run: kubectl has no answer after {_KUBECTL_TIMEOUT:g} s") from None
+            raise NoControlPlane(
+                f"{self._purpose}: kubectl has no answer after {_KUBECTL_TIMEOUT:g} s"
+            ) from None
 
     def get(self, path: str) -> Any:
         """GET a path; raises KubectlError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
@@ -100,16 +106,15 @@ class Kubectl:
         data = clusters[0].get("cluster", {}).get("certificate-authority-data")
         return base64.b64decode(data).decode() if data else None
 
-    @staticmethod
-    def _checked(process: subprocess.CompletedProcess[str]) -> str:
+    def _checked(self, process: subprocess.CompletedProcess[str]) -> str:
         if process.returncode == 0:
             return process.stdout
         if error := parse_error(process.stderr):
             raise error
         if _NO_KUBECONFIG.search(process.stderr):
-            raise ConfigError(f"--dry-run: kubectl: {_one_line(process.stderr)}")
+            raise ConfigError(f"{self._purpose}: kubectl: {_one_line(process.stderr)}")
         raise NoControlPlane(
-            f"--dry-run: kubectl: {_one_line(process.stderr) or f'exit code {process.returncode}'}"
+            f"{self._purpose}: kubectl: {_one_line(process.stderr) or f'exit code {process.returncode}'}"
         )
 
 
