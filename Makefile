@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e soak lint lint-style lint-types lint-imports lint-version \
-	format bench bench-failover dist lock clean
+	format bench bench-failover docs docs-serve dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -66,6 +66,19 @@ bench: venv ## Measurements side by side; prints tables
 bench-failover: venv ## The failover of apiha and its rivals side by side; writes docs/failover.md and .svg (root)
 	$(BIN)/python -m tests.bench.failover --write docs
 
+DOCS := .venvs/docs
+docs: $(DOCS)/.installed ## The documentation as a site in build/site; each link is checked
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs --quiet build --strict --clean
+	$(DOCS)/bin/python tools/docs_check.py build/site
+
+docs-serve: $(DOCS)/.installed ## The same on http://127.0.0.1:8000, made anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve --strict
+
+$(DOCS)/.installed: requirements-docs.lock
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
 dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with nothing but python3
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
@@ -78,6 +91,7 @@ lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, 
 	$(LOCK) $(UPGRADE) --extra updater --group dev pyproject.toml -o requirements-dev.lock
 	$(LOCK) --no-annotate -c requirements-dev.lock --extra updater pyproject.toml -o requirements-updater.lock
 	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
+	$(LOCK) $(UPGRADE) --no-annotate --group docs -o requirements-docs.lock
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .venvs dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
