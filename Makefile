@@ -4,12 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv demo test test-bare test-pythons e2e soak lint lint-style lint-types lint-imports lint-version \
-	format bench bench-failover docs docs-serve dist lock clean
+.PHONY: help venv demo test test-bare test-pythons e2e e2e-cluster e2e-cluster-full soak lint lint-style lint-types \
+	lint-imports lint-version format bench bench-failover docs docs-serve dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## A virtual environment with the pinned development packages
 
@@ -36,6 +36,12 @@ test-pythons: ## `make test` with each Python from 3.10 to 3.14 that is found; n
 
 e2e: venv dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/e2e)
+
+e2e-cluster: venv dist ## A genuine kubeadm cluster on machines of its own (root; see tests/cluster)
+	$(BIN)/python -m pytest tests/cluster -m "not full"
+
+e2e-cluster-full: venv dist ## The same with every scenario
+	$(BIN)/python -m pytest tests/cluster
 
 SOAK ?= --seconds 120
 soak: venv ## Random faults under two workers, with invariants checked; SOAK="--seconds 3600 --seed 42"

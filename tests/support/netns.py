@@ -301,6 +301,22 @@ class Network:
         hub, port = self.hub.namespace, f"port{len(self.hosts)}"
         host = Host(name, f"{self._tag}-{name}", addresses, (hub, port))
         self.hosts[name] = host
+        self._wire(host)
+        return host
+
+    def rewire(self, host: Host) -> None:
+        """Give the host a fresh namespace, as a cold boot does: no rules, bridges or addresses of before are left."""
+        assert host._port is not None
+        _remove_namespace(host.namespace)
+        # The bridge's end of the cable goes with the other one, a moment later.
+        subprocess.run(
+            ["ip", "-n", host._port[0], "link", "del", host._port[1]], capture_output=True, check=False
+        )
+        self._wire(host)
+
+    def _wire(self, host: Host) -> None:
+        assert host._port is not None
+        hub, port = host._port
         self._make_namespace(host.namespace)
         _ip(
             "link", "add", "eth0", "netns", host.namespace, "type", "veth", "peer", "name", port, "netns", hub
@@ -308,10 +324,9 @@ class Network:
         _ip("-n", hub, "link", "set", port, "master", "br0", "up")
         self._configure(host, "eth0")
         for family, gateway in (("-4", self.hub.addresses[0]), ("-6", self.hub.addresses[1])):
-            if any((":" in address) == (family == "-6") for address in addresses):
+            if any((":" in address) == (family == "-6") for address in host.addresses):
                 # Without a default route, as every real node has one, a VIP would be "network unreachable".
                 _ip(family, "-n", host.namespace, "route", "add", "default", "via", gateway, "dev", "eth0")
-        return host
 
     def _make_namespace(self, name: str) -> None:
         _ip("netns", "add", name)

@@ -8,8 +8,8 @@
             machine.wait_until(lambda: machine.show("x.service")["ActiveState"] == "active", "x runs")
             machine.reboot()        # same disk, fresh kernel: the VIP on `lo` is gone, as on a real node
 
-The root filesystem is made once by debootstrap, from the mirror that this system's apt uses, and kept below
-`$XDG_CACHE_HOME/apiha`; each machine gets a copy of its own, on the same kind of file system as any other
+The root filesystem is made once by debootstrap, from the mirror that this system's apt uses, and kept in
+`tests.support.cache`; each machine gets a copy of its own, on the same kind of file system as any other
 file, for inotify and rename behave a little differently on an overlay. The container is not registered
 anywhere, so this works on systems without systemd as well. However a machine ends, nothing of it stays:
 processes, mounts, files.

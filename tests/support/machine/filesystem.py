@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import hashlib
-import json
 import os
 import shutil
 import subprocess
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import netns
+from tests.support.cache import cached
 
 # What a minimal Debian node has. No Python package beyond the standard library: apiha has to bring its own.
 PACKAGES = ("dbus", "iproute2", "nftables", "python3", "systemd", "systemd-sysv")
@@ -68,29 +67,25 @@ def root_filesystem() -> Path:
 
     Raises RuntimeError, with the end of debootstrap's output, if it cannot be built.
     """
+    return cached("machine", recipe(PACKAGES), lambda folder: debootstrap(folder, PACKAGES))
+
+
+def recipe(packages: Sequence[str]) -> list[Any]:
+    """What a disk with these packages is made from; another one means another disk."""
+    return [_release().get("VERSION_CODENAME", ""), os.uname().machine, packages, _TRIMMED]
+
+
+def debootstrap(directory: Path, packages: Sequence[str]) -> None:
+    """Make a root filesystem with these packages, of this system's own release, in `directory`.
+
+    Raises RuntimeError, with the end of debootstrap's output, if that fails.
+    """
     suite = _release().get("VERSION_CODENAME", "")
-    recipe = json.dumps([suite, os.uname().machine, PACKAGES, _TRIMMED])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apiha"
-    cache.mkdir(parents=True, exist_ok=True)
-    finished = cache / f"machine-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    with (cache / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not finished.is_dir():
-            for abandoned in cache.glob("building-*"):  # ours alone while the lock is held
-                shutil.rmtree(abandoned)
-            building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
-            building.chmod(0o755)
-            _debootstrap(suite, building)
-            building.rename(finished)
-    return finished
-
-
-def _debootstrap(suite: str, directory: Path) -> None:
     built = subprocess.run(
         [
             "debootstrap",
             "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
+            f"--include={','.join(packages)}",
             suite,
             directory,
             _mirror(suite),

@@ -11,10 +11,10 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from tests.support import netns
 from tests.support.machine.filesystem import PATH, root_filesystem
@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 _POLL = 0.1  # seconds between two looks at a condition
 
 
 class Machine:
     """A Debian machine with a disk of its own on the network of `host`; off until `boot`. A context manager.
 
-    `name` becomes its host name. `root` is its disk, to be read and written from outside at any time.
+    `name` becomes its host name. `root` is its disk, to be read and written from outside at any time; it lies in
+    `directory`, by default where temporary files do.
     """
 
-    def __init__(self, name: str, host: netns.Host) -> None:
+    NSPAWN_OPTIONS: ClassVar[Sequence[str]] = ("--capability=CAP_NET_ADMIN",)
+    NSPAWN_ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, name: str, host: netns.Host, directory: Path | None = None) -> None:
         self.name = name
         self.host = host
-        self._directory = Path(tempfile.mkdtemp(prefix=f"apiha-machine-{name}-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"apiha-machine-{name}-", dir=directory))
         self.root = self._directory / "root"
         self._console = self._directory / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -46,8 +51,7 @@ class Machine:
 
     def __enter__(self) -> Self:
         try:
-            pristine = root_filesystem()
-            subprocess.run(["cp", "-a", "--reflink=auto", pristine, self.root], check=True)
+            self._make_disk()
             self.write("/etc/machine-id", uuid.uuid4().hex + "\n", mode=0o444)
             self.write("/etc/hostname", self.name + "\n")
             self.write("/etc/resolv.conf", "")  # debootstrap copied this system's: no such servers in there
@@ -61,6 +65,9 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _make_disk(self) -> None:
+        subprocess.run(["cp", "-a", "--reflink=auto", root_filesystem(), self.root], check=True)
 
     # -------------------------------------------------------------------------------------- power
 
@@ -76,29 +83,39 @@ class Machine:
         """
         if self.running:
             raise RuntimeError(f"{self.name} is on already")
-        self._slot = _take_slot()
-        # What the kernel would have forgotten: the VIP that kube-proxy, or its stand-in, gave to `lo`.
-        _ip("-n", self.host.namespace, "address", "flush", "dev", "lo", "scope", "global")
-        command = [
-            # The container must not outlive a test run that is killed.
-            *("setpriv", "--pdeathsig", "KILL"),
-            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=pipe"),
-            *("--directory", str(self.root), "--machine", self.name),
-            f"--network-namespace-path=/run/netns/{self.host.namespace}",
-            "--capability=CAP_NET_ADMIN",
-            *("--link-journal=no", "--resolv-conf=off", "--timezone=off"),
-        ]
-        if not Path("/run/systemd/system").is_dir():
-            command.append("--keep-unit")  # nobody here to ask for a scope
+        self._prepare_boot()
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+                self._boot_command(),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.NSPAWN_ENVIRONMENT},
             )
         deadline = time.monotonic() + timeout
         while not self._takes_commands():
             if not self.running or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not boot:\n{self.report()}")
             time.sleep(_POLL)
+
+    def _prepare_boot(self) -> None:
+        self._slot = _take_slot()
+        # What the kernel would have forgotten: the VIP that kube-proxy, or its stand-in, gave to `lo`.
+        _ip("-n", self.host.namespace, "address", "flush", "dev", "lo", "scope", "global")
+
+    def _boot_command(self) -> list[str]:
+        command = [
+            # The container must not outlive a test run that is killed.
+            *("setpriv", "--pdeathsig", "KILL"),
+            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=pipe"),
+            *("--directory", str(self.root), "--machine", self.name),
+            f"--network-namespace-path=/run/netns/{self.host.namespace}",
+            *("--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            *self.NSPAWN_OPTIONS,
+        ]
+        if not Path("/run/systemd/system").is_dir():
+            command.append("--keep-unit")  # nobody here to ask for a scope
+        return command
 
     def _takes_commands(self) -> bool:
         self._init = self._init or self._find_init()
@@ -171,14 +188,12 @@ class Machine:
 
         With `check`, a command that fails raises AssertionError with its output.
         """
-        if self._init is None:
-            raise RuntimeError(f"{self.name} is off")
-        inside = ["nsenter", "--target", str(self._init), "--all", "--", *(str(part) for part in command)]
+        inside = self._inside(command)
         settings: dict[str, Any] = {
             "capture_output": True,
             "text": True,
             "timeout": 120.0,
-            "env": {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"},
+            "env": ENVIRONMENT,
             **options,
         }
         if "input" not in settings:
@@ -187,6 +202,15 @@ class Machine:
         if check and done.returncode != 0:
             raise AssertionError(f"{inside[5:]} exits {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
+
+    def popen(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
+        """Start `command` inside; it ends with the machine. Options are those of `subprocess.Popen`."""
+        return subprocess.Popen(self._inside(command), **{"env": ENVIRONMENT, **options})
+
+    def _inside(self, command: Sequence[str | Path]) -> list[str]:
+        if self._init is None:
+            raise RuntimeError(f"{self.name} is off")
+        return ["nsenter", "--target", str(self._init), "--all", "--", *(str(part) for part in command)]
 
     def systemctl(self, *arguments: str) -> str:
         """Run `systemctl`; returns its output. Raises AssertionError if it fails."""
