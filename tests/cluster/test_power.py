@@ -17,7 +17,7 @@ from tests.support.kubeadm.node import Node
 
 Record = Callable[[str, object], None]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 SEED = int(os.environ.get("APIHA_SEED", "1"))
 READY = 10.0  # from kubelet's start to Ready
@@ -78,12 +78,6 @@ def boots(lab: Lab, times: int, record: Record) -> None:
         lab.wait_endpoints()
 
 
-def test_a_worker_boots_with_a_control_plane_dead(lab: Lab, record_property: Record) -> None:
-    """Two boots, one by power cut: Ready, swapped, nothing failed, within the bounds."""
-    boots(lab, 2, record_property)
-
-
-@pytest.mark.full
 def test_a_worker_boots_ten_times_with_a_control_plane_dead(lab: Lab, record_property: Record) -> None:
     """Ten boots: Ready, swapped, nothing failed, within the bounds, each time."""
     boots(lab, 10, record_property)
