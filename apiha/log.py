@@ -83,16 +83,14 @@ class Reporter:
     def _event(self, level: Level, message: str, fields: Mapping[str, object]) -> None:
         self.clear_status()
         message = " ".join(message.split())
+        # journald alone takes the priority off again; in a file, such as cloud-init's output log, it would be litter.
+        priority = f"<{PRIORITY[level]}>" if self._journal else ""
         if self._format == "json":
             record = {"time": self._clock.now().isoformat(), "level": level, "message": message, **fields}
-            # Readers of a pipe want pure JSON; journald alone takes the prefix off again.
-            prefix = f"<{PRIORITY[level]}>" if self._journal else ""
-            self._put(prefix + json.dumps(record, default=str) + "\n")
+            self._put(f"{priority}{json.dumps(record, default=str)}\n")
         else:
-            text = f"{'' if level == 'info' else level + ': '}{message}\n"
-            prefix = "" if self._terminal else f"<{PRIORITY[level]}>"
-            # journald names the program itself.
-            self._put(prefix + text if self._journal else f"{prefix}apiha: {text}")
+            name = "" if self._journal else "apiha: "  # journald names the program itself
+            self._put(f"{priority}{name}{'' if level == 'info' else level + ': '}{message}\n")
 
     def _width(self) -> int:
         try:

@@ -305,7 +305,7 @@ def test_what_is_odd_about_a_machine_costs_a_warning(
     missing = tmp_path / "missing.pem"
     joined.configure(cluster.settings, client_cert=str(missing), probe_timeout="4m")
     lines = joined.run("pin-host", "--wait", "5s").ok().tells().stderr.splitlines()
-    warnings = [line for line in lines if line.startswith("<4>")]
+    warnings = [line for line in lines if line.startswith("apiha: warning: ")]
     assert len(warnings) == 3
     for words in (str(missing), FILE, "probe_timeout"):
         assert sum(words in line for line in warnings) == 1, warnings

@@ -56,7 +56,7 @@ def test_timeout_is_exit_4(joined: Worker, command: str) -> None:
     done = joined.run(command, "--timeout", "700ms")
     assert done.code == 4, done
     error = done.tells().stderr.splitlines()[-1]
-    assert error.startswith(f"<3>apiha: error: the VIP {VIP}:")
+    assert error.startswith(f"apiha: error: the VIP {VIP}:")
     assert re.search(r"within \d+ms \(refused", error), error
     assert "kube-proxy" in error
     assert joined.fingerprint() == before

@@ -58,7 +58,7 @@ def told(change: Change, path: Path) -> list[str]:
     """The warnings that a write is reported with."""
     stream = io.StringIO()
     change.report(Reporter(stream), path)
-    return [line.removeprefix("<4>apiha: warning: ") for line in stream.getvalue().splitlines()]
+    return [line.removeprefix("apiha: warning: ") for line in stream.getvalue().splitlines()]
 
 
 def test_pin_swap_unpin(hosts: HostsFile, path: Path) -> None:

@@ -121,7 +121,7 @@ class Finished:
         assert self.code == code, self
         lines = self.stderr.splitlines()
         assert len(lines) == 1, self
-        assert lines[0].startswith("<3>apiha: error: "), self
+        assert lines[0].startswith("apiha: error: "), self
         assert self.stderr.endswith("\n")
         self.tells(*words)
         return lines[0]

@@ -49,20 +49,10 @@ def lines(log_format: LogFormat, stream: io.StringIO | None = None, *, verbose: 
     return stream.getvalue().splitlines()
 
 
-def test_piped_text() -> None:
-    """Each event is one line with the priority of syslog(3) that journald reads, sd-daemon(3)."""
-    assert lines("text") == [
-        "<3>apiha: error: e",
-        "<4>apiha: warning: w",
-        "<6>apiha: i second line",
-        "<7>apiha: debug: d",
-    ]
-    assert dict(PRIORITY) == {"error": 3, "warning": 4, "info": 6, "debug": 7}
-
-
-def test_on_a_terminal() -> None:
-    """No priorities there."""
-    assert lines("text", Terminal()) == [
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_text(stream: type[io.StringIO]) -> None:
+    """One line for each event, the same in a file as on a terminal: no priority, which nobody would take off."""
+    assert lines("text", stream()) == [
         "apiha: error: e",
         "apiha: warning: w",
         "apiha: i second line",
@@ -87,19 +77,29 @@ def test_debug_needs_verbose() -> None:
     assert len(lines("text", verbose=False)) == 3
 
 
-def test_json_to_the_journal_carries_the_priority() -> None:
-    """Only where stderr is the journal's own socket (JOURNAL_STREAM, systemd.exec(5)) does JSON get the prefix."""
+@pytest.mark.parametrize(
+    ("log_format", "in_the_journal", "elsewhere"),
+    [("text", "<4>warning: w", "apiha: warning: w"), ("json", "<4>{", "{")],
+)
+def test_only_the_journal_gets_the_priority(
+    log_format: LogFormat, in_the_journal: str, elsewhere: str
+) -> None:
+    """journald reads it, sd-daemon(3), where stderr is its own socket: JOURNAL_STREAM, systemd.exec(5).
+
+    A program that was started by a unit may have the variable and write to a pipe, as cloud-init's commands do.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs, ours.makefile("w") as stream:
         status = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        Reporter(stream, log_format="json", environ=environ).warning("w")
-        Reporter(stream, log_format="json", environ={"JOURNAL_STREAM": "1:2"}).warning("w")
-        Reporter(stream, log_format="json", environ={"JOURNAL_STREAM": "x"}).warning("w")
+        Reporter(stream, log_format=log_format, environ=environ).warning("w")
+        Reporter(stream, log_format=log_format, environ={"JOURNAL_STREAM": "1:2"}).warning("w")
+        Reporter(stream, log_format=log_format, environ={"JOURNAL_STREAM": "x"}).warning("w")
         first, second, third = theirs.recv(65536).decode().splitlines()
-    assert first.startswith("<4>{")
-    assert second.startswith("{")
-    assert third.startswith("{")
+    assert first.startswith(in_the_journal)
+    assert second.startswith(elsewhere)
+    assert third.startswith(elsewhere)
+    assert dict(PRIORITY) == {"error": 3, "warning": 4, "info": 6, "debug": 7}
 
 
 def test_a_status_line_gives_way_to_events() -> None:
