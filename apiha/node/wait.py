@@ -184,17 +184,20 @@ def bootstrap(node: Node, *, pin_only: bool = False, timeout: float | None = Non
 
 
 class _Seldom:
-    """Keeps a wait that may last for hours from filling the log: the same words about a topic once a minute at most."""
+    """Keeps a wait that may last for hours from filling the log: the same words about a topic once a minute at most.
+
+    Two states that alternate (behind a VIP one refuses, another is not ready) are each said once a minute.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._told: dict[str, tuple[str, float]] = {}
+        self._told: dict[tuple[str, str], float] = {}
 
     def worth_saying(self, topic: str, words: str) -> bool:
         """Whether the words are news, or were last said long enough ago; they count as said then."""
         now = self._clock.monotonic()
-        told, at = self._told.get(topic, ("", now))
-        if words == told and now < at + STILL_WAITING_INTERVAL:
+        self._told = {key: at for key, at in self._told.items() if now < at + STILL_WAITING_INTERVAL}
+        if (topic, words) in self._told:
             return False
-        self._told[topic] = (words, now)
+        self._told[topic, words] = now
         return True

@@ -121,6 +121,20 @@ def test_a_wait_of_hours_is_cheap_and_quiet(node: Node, world: World, log: io.St
     assert 10800 / 66 <= len(lines) <= 10800 / 60 + 1
 
 
+def test_states_that_alternate_are_said_once_a_minute_each(
+    node: Node, world: World, log: io.StringIO
+) -> None:
+    """A VIP that leads to one that refuses and one that is not ready in turn fills no log."""
+    world.says(A, READY)
+    world.says(VIP, *[REFUSED, NOT_READY] * 1000)
+    pin(node)
+    with pytest.raises(VipTimeout):
+        wait_vip(node, timeout=600.0)
+    lines = [event for event in events(log) if "does not answer yet" in event["message"]]
+    assert {"refused", "not-ready"} == {str(event["message"]).split("(")[1].split(":")[0] for event in lines}
+    assert len(lines) <= 2 * (600 / 60 + 1)
+
+
 def test_a_wait_of_hours_with_everything_dead_is_quiet_too(
     node: Node, world: World, log: io.StringIO
 ) -> None:
