@@ -83,6 +83,13 @@ CHECKS = (
         rules.block_edited,
     ),
     Check(
+        "address-order",
+        (WARNING,),
+        "Go programs do not dial the block's first address first: they sort IPv6 addresses",
+        "use IPv4 addresses alone, or accept that this node's clients take a control plane before the VIP",
+        rules.address_order,
+    ),
+    Check(
         "two-writers",
         (WARNING,),
         "another program changes the block again and again",

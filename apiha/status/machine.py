@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,6 +67,7 @@ def look(
         config,
         now or datetime.now(timezone.utc),
         hosts=hosts,
+        sources=sources(hosts.block.addresses if hosts.block else ()),
         ca=look_at_ca(config),
         config_error=config_error,
         control_planes=tuple(_control_planes(config, state_dir)),
@@ -190,6 +193,17 @@ def look_at_hosts(config: Config, hosts_file: Path, state_dir: Path) -> HostsFil
         backup=file.interrupted(),
         rivalry=file.rivalry(),
     )
+
+
+def sources(addresses: Iterable[str]) -> dict[str, str]:
+    """This machine's own address for the way to each of these. Sends nothing: that is what connecting UDP does."""
+    found = {}
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # the port does not matter
+            found[address] = str(probe.getsockname()[0])
+    return found
 
 
 def _host_of_block(hosts_file: Path, state_dir: Path) -> str | None:

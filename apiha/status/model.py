@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +99,8 @@ class Observations:
     """Everything that was looked at, at one moment (`now`, UTC).
 
     `config_error` says why nothing was probed; with `configured` False the configuration itself is at fault, and
-    `config` is a guess. `control_planes` are those configured and learned; `all_known` is False if this user may not
+    `config` is a guess. `sources` has this machine's own address for the way to each address of the block; one without
+    a route is missing. `control_planes` are those configured and learned; `all_known` is False if this user may not
     read what was learned. `units` is empty where systemd does not run. `rewritten_by` are the places in cloud-init's
     configuration, file and line, that make it rewrite the hosts file; `nsswitch` are the words of the `hosts:` line,
     None where there is no such line.
@@ -108,6 +109,7 @@ class Observations:
     config: Config
     now: datetime
     hosts: HostsFileView = field(default_factory=HostsFileView)
+    sources: Mapping[str, str] = field(default_factory=dict)
     ca: CaView = field(default_factory=CaView)
     configured: bool = True
     config_error: str = ""

@@ -14,6 +14,7 @@ from apiha.node.context import LOOPBACK
 from apiha.probe import ProbeResult
 from apiha.status.failfast import UNIT as FAIL_FAST
 from apiha.status.model import Found, Observations, UnitState
+from apiha.status.order import go_order
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
@@ -104,6 +105,17 @@ def block_edited(seen: Observations) -> Iterator[Found]:
         yield Found(
             f"{seen.hosts.path}: the block was edited, or the configuration changed: {'; '.join(wrong)}"
         )
+
+
+def address_order(seen: Observations) -> Iterator[Found]:
+    """IPv6 addresses that Go programs dial in an order of their own."""
+    addresses = seen.hosts.block.addresses if seen.hosts.block else ()
+    if any(":" in address for address in addresses):
+        dialed = go_order(addresses, seen.sources)[0]
+        if dialed != addresses[0]:
+            yield Found(
+                f"Go programs such as kubelet dial {dialed} before {addresses[0]}: they sort IPv6 addresses"
+            )
 
 
 def role(seen: Observations) -> Iterator[Found]:
