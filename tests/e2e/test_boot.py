@@ -799,7 +799,8 @@ systemctl start kubelet
                 "apiha bootstrap --pin-only --timeout 2m",
                 f"kubeadm join {NAME}:6443",
                 "apiha bootstrap --timeout 5m",
-                "systemctl start apiha-reconcile.timer apiha-reconcile.path",
+                "systemctl start apiha-failfast.service apiha-failfast-refresh.path"
+                " apiha-reconcile.timer apiha-reconcile.path",
             ],
             id="debian",
         ),
