@@ -38,10 +38,10 @@ e2e: venv dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/e2e)
 
 e2e-cluster: venv dist ## A genuine kubeadm cluster on machines of its own (root; see tests/cluster)
-	$(BIN)/python -m pytest tests/cluster -m "not full"
+	$(BIN)/python -m pytest $(or $(TESTS),tests/cluster) -m "not full"
 
 e2e-cluster-full: venv dist ## The same with every scenario
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest $(or $(TESTS),tests/cluster)
 
 SOAK ?= --seconds 120
 soak: venv ## Random faults under two workers, with invariants checked; SOAK="--seconds 3600 --seed 42"

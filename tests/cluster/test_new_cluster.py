@@ -86,7 +86,7 @@ def test_a_worker_joins_by_cloud_init(lab: Lab) -> None:
 def test_kubeadm_upgrades_and_renews(lab: Lab) -> None:
     """`kubeadm upgrade apply` and `kubeadm certs renew` keep the name in configuration, certificate and kubeconfigs."""
     node = lab.first
-    flags = f"{FLAGS} --skip-phases=addon/coredns --yes --force"
+    flags = f"{FLAGS},CoreDNSUnsupportedPlugins,CoreDNSMigration --skip-phases=addon/coredns --yes --force"
     node.sh(f"kubeadm upgrade apply {version()} {flags}", timeout=900.0)
     node.sh("kubeadm certs renew all")
     assert "DNS:apiserver.cluster.local" in node.sh(block("san-look"))

@@ -18,7 +18,13 @@ _BINARIES = (
     *("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"),
     *("kubeadm", "kubectl", "kubelet"),
 )
-_TOOLS = {"containerd": "containerd", "runc": "runc", "buildah": "buildah", "gcc": "gcc", "ctr": "containerd"}
+_TOOLS = {
+    **{"containerd": "containerd", "ctr": "containerd", "runc": "runc", "buildah": "buildah"},
+    **{
+        "gcc": "gcc",
+        "go": "golang-go",
+    },  # for a process that only sleeps, and a client that dials as kubelet does
+}
 
 
 @functools.cache
@@ -30,7 +36,7 @@ def missing() -> str | None:
         return f"needs {', '.join(binaries)} in {directory}: put them there from a Kubernetes release and an etcd one"
     packages = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
     if packages:
-        return f"needs containers: apt-get install {' '.join(packages)}"
+        return f"needs containers and compilers: apt-get install {' '.join(packages)}"
     if platform.machine() != "x86_64":
         return f"makes its container images for x86_64, and this is {platform.machine()}"
     return machine_missing()

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 PYZ = REPOSITORY / "dist/apiha.pyz"
 VIP = "10.96.0.100"
+PLANES = "10.0.0.11,10.0.0.12,10.0.0.13"
 ADDRESSES = {
     **{f"cp-{i}": f"10.0.0.1{i}" for i in range(1, 7)},
     **{f"worker-{i}": f"10.0.0.2{i}" for i in range(1, 4)},
@@ -160,6 +161,15 @@ class Lab:
 
         return self.wait("the Service has the control planes that are on", same, limit)[1]
 
+    def settle(self) -> None:
+        """Wait until all is as it should be again: nodes, the workers' blocks, the Service and its updater."""
+        self.wait_ready(*self.nodes, limit=120.0)
+        self.wait_endpoints()
+        for name, node in self.nodes.items():
+            if name.startswith("worker-"):
+                self.wait_swapped(node)
+        self.wait("two updaters are ready", lambda: len(updaters(self)) == 2, 120.0)
+
     def report(self) -> str:
         """What one wants to see when a test has failed."""
         parts = []
@@ -229,6 +239,26 @@ def new_cluster(
             node.sh(joining(lab, "new-cluster-join"), timeout=600.0)
 
 
+def join_control_plane(lab: Lab, name: str) -> None:
+    """docs/operations.md, "Replacing control planes": another machine, which knows those that there are and itself."""
+    listed = ",".join([*(node.address for node in lab.control_planes), ADDRESSES[name]])
+    said = lab.first.sh(block("replace-secrets"), timeout=120.0)
+    remember_secrets(lab, said)
+    node = lab.add(name)
+    node.sh(block("new-control-plane", {PLANES: listed}))
+    node.sh(joining(lab, "new-cluster-join"), timeout=600.0)
+    lab.wait_ready(name)
+
+
+def remove_control_plane(lab: Lab, name: str) -> None:
+    """docs/operations.md, "Replacing control planes": the machine leaves etcd and the cluster, and is gone."""
+    node = lab.nodes[name]
+    node.sh(block("replace-reset"), timeout=300.0)
+    del lab.nodes[name]
+    node.power_cut()
+    lab.first.sh(block("replace-forget", {"cp-1": name}))
+
+
 def apply_manifests(lab: Lab, program: str = "apiha") -> None:
     """docs/cluster.md, steps 2 and 3; returns once the VIP has all control planes behind it and both Pods are ready."""
     said = lab.first.sh(block("manifests-look", {"apiha manifests": f"{program} manifests"}))
@@ -244,10 +274,28 @@ def updaters(lab: Lab) -> list[dict[str, Any]]:
     return [pod for pod in lab.api.pods("app.kubernetes.io/name=apiserver-updater") if is_ready(pod)]
 
 
-def join_worker(lab: Lab, node: Node) -> None:
+def leader(lab: Lab) -> dict[str, Any] | None:
+    """The updater's Pod that holds the Lease; None if nobody does who is there."""
+    lease = lab.api.get("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/apiserver-updater")
+    holder: str = lease["spec"].get("holderIdentity") or ""
+    pods = lab.api.pods("app.kubernetes.io/name=apiserver-updater")
+    return next((pod for pod in pods if holder.startswith(f"{pod['metadata']['name']}_")), None)
+
+
+def switch_proxy_mode(lab: Lab, mode: str) -> None:
+    """Give every node's kube-proxy another mode; returns once all have started with it."""
+    edit = f"sed 's/^    mode: .*/    mode: {mode}/'"
+    lab.first.sh(
+        f"kubectl -n kube-system get configmap kube-proxy -o yaml | {edit} | kubectl apply -f -\n"
+        f"kubectl -n kube-system get configmap kube-proxy -o yaml | grep '^    mode: {mode}$'"
+    )
+    lab.first.sh(block("restart-kube-proxy"), timeout=300.0)
+
+
+def join_worker(lab: Lab, node: Node, planes: str = PLANES) -> None:
     """docs/operations.md: a worker joined by hand. Returns when it is Ready and swapped."""
     node.write("/root/ca.crt", lab.first.read("/etc/kubernetes/pki/ca.crt"))
-    node.sh(block("install-worker"))
+    node.sh(block("install-worker", {PLANES: planes}))
     node.sh(joining(lab, "join-worker"), timeout=600.0)
     lab.wait_ready(node.name)
 
@@ -286,6 +334,22 @@ def block_of(node: Node) -> list[str]:
 def swapped(node: Node) -> bool:
     """Whether the VIP comes first in the node's block."""
     return block_of(node)[:1] == [VIP]
+
+
+def talks_to(node: Node, program: str) -> set[str]:
+    """The control planes that a program of the node has connections to; behind the VIP, those that are meant."""
+    found = set()
+    # Recv-Q Send-Q Local Peer Process
+    for line in node.sh("ss -Htnp state established '( dport = :6443 )'").splitlines():
+        if f'("{program}",' not in line:
+            continue
+        local, peer = (column.rpartition(":") for column in line.split()[2:4])
+        address = peer[0]
+        if address == VIP:
+            flow = node.sh(f"conntrack -L -p tcp --orig-dst {VIP} --sport {local[2]} 2>/dev/null")
+            address = re.findall(r"src=(\S+)", flow)[1]  # the answer's direction
+        found.add(address)
+    return found
 
 
 def failed_units(node: Node) -> list[str]:

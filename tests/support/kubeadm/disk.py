@@ -177,7 +177,8 @@ def seed_cloud_init(root: Path, user_data: str, name: str) -> None:
     """Let the machine with the disk `root` find `user_data` as a cloud would give it (the data source NoCloud)."""
     (root / "etc/cloud/cloud-init.disabled").unlink(missing_ok=True)
     _write(root / "etc/cloud/ds-identify.cfg", "policy: enabled\n")
-    settings = "datasource_list: [NoCloud]\nnetwork: {config: disabled}\n"
+    # Of the modules that configure a whole machine the one that the pages use: others want packages and a network.
+    settings = "datasource_list: [NoCloud]\nnetwork: {config: disabled}\ncloud_config_modules: [runcmd]\n"
     _write(root / "etc/cloud/cloud.cfg.d/99-test.cfg", settings)
     seed = root / "var/lib/cloud/seed/nocloud"
     _write(seed / "meta-data", json.dumps({"instance-id": f"{name}-1", "local-hostname": name}))
