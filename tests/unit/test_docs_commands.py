@@ -11,7 +11,8 @@ import click
 import pytest
 
 from apiha.cli.main import cli
-from tests.unit.test_docs import PAGES, REPOSITORY
+from apiha.hosts.text import remove, splice
+from tests.unit.test_docs import DOCS, PAGES, REPOSITORY
 
 SHOWN = [REPOSITORY / "README.md", *PAGES]
 # A prompt, variables, and the program by one of its names; what follows ends at the shell's next word of its own.
@@ -79,3 +80,15 @@ def test_commands_are_found_where_they_stand(tmp_path: Path) -> None:
         (4, ["status"]),
         (7, ["install", "--now"]),
     ]
+
+
+def test_the_hosts_file_of_a_worker_from_sealos_is_what_apiha_makes_of_it() -> None:
+    """The block with the adopted line that the page on lvscare shows; removing it gives sealos' line back."""
+    text = (DOCS / "migrate-lvscare.md").read_text(encoding="utf-8")
+    shown = re.search(r"^# cat /etc/hosts\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    sealos = b"127.0.0.1\tlocalhost\n192.168.0.5 lvscare.node.ip\n10.103.97.2 apiserver.cluster.local\n"
+    addresses = ["10.96.0.100", "192.168.0.3", "192.168.0.4", "192.168.0.2"]
+    after = splice(sealos, "apiserver.cluster.local", addresses, "adopt")
+    assert after.data.decode() == shown[1]
+    assert remove(after.data).data == sealos
