@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e e2e-cluster e2e-cluster-full soak lint lint-style lint-types \
-	lint-imports lint-version format bench bench-failover docs docs-serve dist lock clean
+	lint-imports lint-version format bench bench-failover docs docs-serve dist chart lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,8 +34,13 @@ test-bare: ## The unit tests without the updater's packages, as on a node
 test-pythons: ## `make test` with each Python from 3.10 to 3.14 that is found; names those that are missing
 	$(PYTHON) tools/pythons.py
 
-e2e: venv dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
+HELM := $(VENV)/.helm
+e2e: venv $(HELM) dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/e2e)
+
+$(HELM): requirements-helm.lock $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-helm.lock
+	@touch $@
 
 e2e-cluster: venv dist ## A genuine kubeadm cluster on machines of its own (root; see tests/cluster)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/cluster) -m "not full"
@@ -90,6 +95,9 @@ dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with not
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python tools/pyz.py dist/apiha.pyz
 
+chart: venv ## Write the Helm chart's templates from those of `apiha manifests`
+	$(BIN)/python -m tools.chart
+
 # With hashes, for every platform and every Python from 3.10 on. The smaller ones name the same versions as the big one.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-emit-index-url
 lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, the newest versions
@@ -98,6 +106,7 @@ lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, 
 	$(LOCK) --no-annotate -c requirements-dev.lock --extra updater pyproject.toml -o requirements-updater.lock
 	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
 	$(LOCK) $(UPGRADE) --no-annotate --group docs -o requirements-docs.lock
+	$(LOCK) $(UPGRADE) --no-annotate --group helm -o requirements-helm.lock
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .venvs dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

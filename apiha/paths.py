@@ -16,3 +16,4 @@ SYSTEMD_RUNS = Path("/run/systemd/system")  # there exactly where systemd is PID
 UNIT_DIR = Path("/etc/systemd/system")  # the administrator's: a package manager would use /usr/lib
 PROGRAM = Path("/usr/local/bin/apiha")  # where apiha.pyz copies itself, and what the units name
 INSTALL_RECORD = STATE_DIR / "install.json"  # what `install` wrote
+INSTALLED_FROM = STATE_DIR / "installed-from"  # the SHA-256 of the apiha.pyz that the installer's Pod brought

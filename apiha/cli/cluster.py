@@ -1,4 +1,4 @@
-"""The commands of the cluster side: what is applied to the cluster, and what runs in it."""
+"""The command that runs in the cluster: the updater."""
 
 from __future__ import annotations
 
@@ -9,106 +9,11 @@ from typing import Any
 
 import click
 
-from apiha.cli.options import DURATION, Invocation, Parsed, at_least, print_result
+from apiha.cli.options import DURATION, Invocation, Parsed, at_least
 from apiha.errors import ConfigError
 from apiha.settings import SETTINGS
 
 _SETTINGS = {setting.key: setting for setting in SETTINGS}
-
-
-@click.command("manifests")
-@click.option("--image", required=True, metavar="IMAGE", help="The image of the updater, as nodes pull it.")
-@click.option(
-    "--vip",
-    "vips",
-    multiple=True,
-    metavar="ADDR",
-    help="The clusterIP: a free address of the Service CIDR. Twice for dual stack, the primary family first.",
-)
-@click.option(
-    "--namespace",
-    default="kube-system",
-    show_default=True,
-    metavar="NAME",
-    help="Where the Service and the updater go; it must exist.",
-)
-@click.option(
-    "--create-namespace",
-    is_flag=True,
-    help="Add the Namespace. Not when you delete: it would take all else in there along.",
-)
-@click.option("--host", metavar="NAME", help="The name that kubeconfigs and the serving certificates carry.")
-@click.option("--port", metavar="PORT", help="The port of the VIP; that of the control planes.")
-@click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write a kustomize base there instead of printing.",
-)
-@click.option("--dry-run", is_flag=True, help="Print nothing; check whether it would work in the cluster.")
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The cluster for --dry-run.  [default: what kubectl takes]",
-)
-@click.pass_obj
-def manifests_command(
-    invocation: Invocation,
-    image: str,
-    vips: tuple[str, ...],
-    namespace: str,
-    create_namespace: bool,
-    host: str | None,
-    port: str | None,
-    output_dir: Path | None,
-    dry_run: bool,
-    kubeconfig: Path | None,
-) -> int:
-    """Print what runs inside the cluster, ready for `kubectl apply -f -`: the Service, its updater, their rights.
-
-    \b
-    Look first:  apiha manifests --vip 10.96.0.100 --image IMAGE --dry-run
-    Apply:       apiha manifests --vip 10.96.0.100 --image IMAGE | kubectl apply -f -
-    Remove:      apiha manifests --vip 10.96.0.100 --image IMAGE | kubectl delete -f -
-
-    --dry-run asks the cluster through kubectl: is the VIP inside the Service CIDR and free, may you apply this, would
-    the API server accept it, is each control plane's certificate valid for the host? One line for each check, with what
-    to do if it failed. Exit code 0, 5 (does not fit the cluster), 6 (not permitted), 3 (no API server answers), 9
-    (several of these).
-    """
-    from apiha.manifests.render import checked_values, one_stream, render, write_base
-
-    if dry_run and output_dir is not None:
-        raise click.UsageError("--dry-run writes nothing; give it without --output-dir")
-    if kubeconfig is not None and not dry_run:
-        raise click.UsageError("--kubeconfig is for --dry-run; rendering asks no cluster")
-    given = {"host": host, "port": port}
-    invocation.flags.update({key: text for key, text in given.items() if text is not None})
-    config = invocation.config()
-    wanted = vips or ((config.vip,) if config.vip else ())
-    values = checked_values(
-        image, wanted, namespace, config.host, config.port, create_namespace=create_namespace
-    )
-    files = render(values)
-    if dry_run:
-        from apiha.findings import exit_code
-        from apiha.manifests.check import check
-        from apiha.manifests.judge import text_of
-        from apiha.manifests.kubectl import Kubectl
-
-        findings = check(values, one_stream(files.values()), Kubectl(kubeconfig))
-        for finding in findings:
-            print_result(text_of(finding))
-        return exit_code(findings)
-    if output_dir is not None:
-        written = write_base(output_dir, files)
-        invocation.report.info(
-            f"wrote {len(written)} files into {output_dir}: `kubectl apply -k {output_dir}`"
-        )
-        return 0
-    print_result(one_stream(files.values()), newline=False)
-    return 0
 
 
 def _of_setting(key: str) -> str | None:
@@ -253,4 +158,4 @@ def updater_command(invocation: Invocation, /, *, no_health_check: bool, **optio
     Updater(Settings(health_check=not no_health_check, **options), invocation.report).run()
 
 
-COMMANDS = (manifests_command, updater_command)
+COMMANDS = (updater_command,)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from apiha import __version__
-from apiha.cli import cluster, failfast, node, userdata
+from apiha.cli import cluster, failfast, installer, manifests, node, userdata
 from apiha.cli.options import Invocation, setting_options, take_settings
 from apiha.errors import ApihaError, ExitCode
 from apiha.log import LogFormat
@@ -113,7 +113,14 @@ def cli(
     invocation.flags = dict(take_settings(settings))
 
 
-for command in (*node.COMMANDS, *failfast.COMMANDS, *cluster.COMMANDS, *userdata.COMMANDS):
+for command in (
+    *node.COMMANDS,
+    *failfast.COMMANDS,
+    *manifests.COMMANDS,
+    *cluster.COMMANDS,
+    *userdata.COMMANDS,
+    *installer.COMMANDS,
+):
     cli.add_command(command)
 
 # click 8.1 has no such error: there, help for an empty command line is a success.

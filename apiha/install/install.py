@@ -151,7 +151,7 @@ def _check_root(root: Path | None) -> None:
 
 def _program(tree: Tree, *, in_image: bool) -> tuple[str, File | None]:
     """The absolute path, as the machine will see it, of the program that the units run; what to put there, if so."""
-    archive = _running_archive()
+    archive = running_archive()
     if archive is not None:
         if archive == tree.at(PROGRAM).resolve():
             return str(PROGRAM), None
@@ -171,7 +171,7 @@ def _program(tree: Tree, *, in_image: bool) -> tuple[str, File | None]:
     return str(program), None
 
 
-def _running_archive() -> Path | None:
+def running_archive() -> Path | None:
     """The apiha.pyz that this process runs from, if it does."""
     loader = getattr(sys.modules["apiha"], "__loader__", None)
     return Path(loader.archive).resolve() if isinstance(loader, zipimport.zipimporter) else None

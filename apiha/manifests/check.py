@@ -63,6 +63,23 @@ def check(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
     return findings
 
 
+def check_installer(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
+    """The checks for the installer's manifests: may you apply them, and would the API server accept them?
+
+    Raises NoControlPlane if no API server answers at all.
+    """
+    documents = [document for document in yaml.safe_load_all(manifests) if document]
+    findings = [judge_version(kubectl.get("/version"))]
+    if findings[0].severity is Severity.ERROR:
+        return findings
+    exists, namespace_findings = _namespace(kubectl, values)
+    access = judge_access(kubectl.create(access_reviews(documents)))
+    findings += namespace_findings + access
+    if exists and access[0].severity is Severity.OK:
+        findings += _server_dry_run(kubectl, documents, None)
+    return findings
+
+
 def _path_of_binding(document: Mapping[str, Any]) -> str:
     metadata = document["metadata"]
     return (
@@ -202,7 +219,12 @@ def _server_dry_run(
                 failed("dry-run", f"{what}: the API server would refuse it: {error}", _ADVICE, code)
             )
         except NoControlPlane as error:
-            findings.append(failed("dry-run", f"{what}: {error}", "try again", ExitCode.NO_CONTROL_PLANE))
+            if "no matches for kind" in str(error):  # kubectl's own words; the API server was not even asked
+                advice = f"install what brings {document['apiVersion']} first, or leave this object out"
+                message = f"{what}: this cluster has no {document['kind']}"
+                findings.append(failed("dry-run", message, advice))
+            else:
+                findings.append(failed("dry-run", f"{what}: {error}", "try again", ExitCode.NO_CONTROL_PLANE))
     if missing is not None:
         return [
             *findings,

@@ -23,7 +23,7 @@ DEFAULT_NAMESPACE = "kube-system"
 _NAMESPACE_FILE = "namespace.yaml"  # comes first, and only with --create-namespace
 # Every cluster has these, and nobody deletes them.
 ALWAYS_THERE = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
-_SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
+SLICES = "endpointslices.yaml"  # holds one family, and is filled for each
 # In the order in which they are applied and deleted. The rights come before what they guard: once they are gone
 # the updater can no longer create again what is deleted after them.
 TEMPLATES = (
@@ -33,10 +33,18 @@ TEMPLATES = (
     "nodes-rbac.yaml",
     "lease.yaml",
     "service.yaml",
-    _SLICES,
+    SLICES,
     "poddisruptionbudget.yaml",
     "deployment.yaml",
 )
+# Only when asked for: the option of `Values`, and its file.
+EXTRAS = {
+    "pod_monitor": "podmonitor.yaml",
+    "network_policy": "networkpolicy.yaml",
+    "dashboard": "dashboard.yaml",
+}
+DASHBOARD = "apiha.json"  # of deploy/grafana; inside the wheel it is in apiha/grafana
+KUBERNETES_PORT = 443  # of the Service `kubernetes` (kube-apiserver always gives it this one)
 KUSTOMIZATION = "kustomization.yaml"
 # The first line of kustomization.yaml; `write_base` replaces no folder's contents without it.
 HEADER = "# Written by `apiha manifests`: change its flags or an overlay rather than these files.\n"
@@ -61,7 +69,8 @@ class Values:
     """What the templates are filled with, checked by `checked_values`.
 
     `vips` are one address, or one of each family, the Service's primary family first; `host` and `port` are what
-    kubeconfigs name. `create_namespace` adds the Namespace, unless every cluster has it.
+    kubeconfigs name. `create_namespace` adds the Namespace, unless every cluster has it; `pod_monitor`,
+    `network_policy` and `dashboard` add what they are called.
     """
 
     image: str
@@ -70,6 +79,9 @@ class Values:
     host: str = "apiserver.cluster.local"
     port: int = 6443
     create_namespace: bool = False
+    pod_monitor: bool = False
+    network_policy: bool = False
+    dashboard: bool = False
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -83,15 +95,22 @@ def family_of(address: str) -> Family:
 
 
 def checked_values(
-    image: str, vips: Iterable[str], namespace: str, host: str, port: int, *, create_namespace: bool = False
+    image: str,
+    vips: Iterable[str],
+    namespace: str,
+    host: str,
+    port: int,
+    *,
+    create_namespace: bool = False,
+    vip_needed: bool = True,
 ) -> Values:
     """The values, addresses in canonical form; raises ConfigError for what no cluster accepts.
 
-    `host` and `port` have been checked by `apiha.config`.
+    `host` and `port` have been checked by `apiha.config`. No VIP is an error if `vip_needed`.
     """
     texts = [text.strip() for item in vips for text in item.split(",")]
     addresses = tuple(_vip(text) for text in texts if text)
-    if not addresses:
+    if not addresses and vip_needed:
         raise ConfigError("--vip: not set; expected a free address of the Service CIDR, such as 10.96.0.100")
     if len({family_of(address) for address in addresses}) != len(addresses):
         raise ConfigError(
@@ -147,40 +166,73 @@ def updater_arguments(values: Values) -> list[str]:
 
 def render(values: Values) -> dict[str, str]:
     """The manifests, file name to YAML text, in the order of application; the same for the same values."""
-    fields: Mapping[str, object] = {
-        "namespace": values.namespace,
-        # In `default`, where the installations of all namespaces meet; 253 characters at most.
-        "source_role": f"apiserver-updater-source-{values.namespace}",
-        "nodes_role": f"apiha-nodes-{values.namespace}",
-        "image": values.image,
-        "cluster_ip": values.vips[0],
-        "cluster_ips": values.vips,
-        "ip_families": values.families,
-        "ip_family_policy": "RequireDualStack" if len(values.vips) > 1 else "SingleStack",
-        "port": values.port,
-        "policy": f"apiserver-updater-{values.namespace}",
-        # CEL; what a string is in JSON is one in CEL as well.
-        "by_updater": "request.userInfo.username == "
-        + json.dumps(f"system:serviceaccount:{values.namespace}:apiserver-updater"),
-        "for_our_service": f'object.metadata.?labels[?"{SERVICE_LABEL}"].orValue("{SERVICE}") == "{SERVICE}"',
-        "lease": lease_name(SERVICE),
-        "slices": list(slice_names(SERVICE)),
-        "args": updater_arguments(values),
-    }
-    # As JSON, so that a namespace called `y` or `1e3` is a text to every reader of YAML.
-    quoted = {key: json.dumps(value) for key, value in fields.items()}
-    folder = resources.files(__package__)
-    slices = [
-        {**quoted, "slice": json.dumps(slice_name(SERVICE, family)), "family": json.dumps(family)}
-        for family in sorted(values.families)
-    ]
-    files = {}
-    for name in (*([_NAMESPACE_FILE] if values.create_namespace else []), *TEMPLATES):
-        template = Template(folder.joinpath(name).read_text(encoding="utf-8"))
-        files[name] = one_stream(
-            template.substitute(filled) for filled in (slices if name == _SLICES else [quoted])
+    quoted = as_yaml(
+        {
+            "namespace": values.namespace,
+            # In `default`, where the installations of all namespaces meet; 253 characters at most.
+            "source_role": f"apiserver-updater-source-{values.namespace}",
+            "nodes_role": f"apiha-nodes-{values.namespace}",
+            "image": values.image,
+            "cluster_ip": values.vips[0],
+            "cluster_ips": values.vips,
+            "ip_families": values.families,
+            "ip_family_policy": "RequireDualStack" if len(values.vips) > 1 else "SingleStack",
+            "port": values.port,
+            "policy": f"apiserver-updater-{values.namespace}",
+            # CEL; what a string is in JSON is one in CEL as well.
+            "by_updater": "request.userInfo.username == "
+            + json.dumps(f"system:serviceaccount:{values.namespace}:apiserver-updater"),
+            "args": updater_arguments(values),
+            "api_server_ports": [
+                {"protocol": "TCP", "port": port} for port in dict.fromkeys((KUBERNETES_PORT, values.port))
+            ],
+            "dashboard": dashboard() if values.dashboard else "",
+            **CONSTANTS,
+        }
+    )
+    names = [_NAMESPACE_FILE] if values.create_namespace else []
+    names += TEMPLATES
+    names += [name for option, name in EXTRAS.items() if getattr(values, option)]
+    return {
+        name: one_stream(
+            fill(name, {**quoted, **family})
+            for family in (
+                [as_yaml(of_family(f)) for f in sorted(values.families)] if name == SLICES else [{}]
+            )
         )
-    return files
+        for name in names
+    }
+
+
+# What no value changes: the names of the objects follow from the Service's.
+CONSTANTS: Mapping[str, object] = {
+    "for_our_service": f'object.metadata.?labels[?"{SERVICE_LABEL}"].orValue("{SERVICE}") == "{SERVICE}"',
+    "lease": lease_name(SERVICE),
+    "slices": list(slice_names(SERVICE)),
+}
+
+
+def of_family(family: Family) -> dict[str, object]:
+    """What is different in the slice of each family."""
+    return {"slice": slice_name(SERVICE, family), "family": family}
+
+
+def as_yaml(fields: Mapping[str, object]) -> dict[str, str]:
+    """Each value as JSON, so that a namespace called `y` or `1e3` is a text to every reader of YAML."""
+    return {key: json.dumps(value) for key, value in fields.items()}
+
+
+def fill(name: str, quoted: Mapping[str, str]) -> str:
+    """The template of this name with its values."""
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return Template(text).substitute(quoted)
+
+
+def dashboard() -> str:
+    """The text of Grafana's dashboard: inside the wheel or apiha.pyz, or in `deploy/grafana` of a source tree."""
+    inside = resources.files("apiha") / "grafana"
+    folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "deploy/grafana"
+    return folder.joinpath(DASHBOARD).read_text(encoding="utf-8")
 
 
 def one_stream(texts: Iterable[str]) -> str:

@@ -531,6 +531,126 @@ def test_dry_run_without_kubectl(cluster: Cluster) -> None:
     assert "kubectl is not in PATH" in answer.stderr
 
 
+# ------------------------------------------------------------------------------------- the installer, the options
+
+EXTRAS = ("--pod-monitor", "--network-policy", "--dashboard")
+# The fields of a PodMonitor that the manifests use, as the Prometheus Operator's definition types them.
+POD_MONITOR = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "required": ["selector"],
+                                "properties": {
+                                    "selector": {
+                                        "type": "object",
+                                        "properties": {
+                                            "matchLabels": {
+                                                "type": "object",
+                                                "additionalProperties": {"type": "string"},
+                                            }
+                                        },
+                                    },
+                                    "podMetricsEndpoints": {
+                                        "type": "array",
+                                        "items": {
+                                            "type": "object",
+                                            "properties": {
+                                                "port": {"type": "string"},
+                                                "path": {"type": "string"},
+                                                "interval": {
+                                                    "type": "string",
+                                                    "pattern": "^[0-9]+(ms|s|m|h)$",
+                                                },
+                                            },
+                                        },
+                                    },
+                                },
+                            }
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+def installer(cluster: Cluster, *arguments: str) -> str:
+    flags = ("--vip", VIP, "--installer", "--toleration", "*", "--node-selector", "pool=blue")
+    return rendered(cluster, *flags, *arguments)
+
+
+@contextlib.contextmanager
+def prometheus_operator(cluster: Cluster) -> Iterator[None]:
+    """A cluster that knows PodMonitors."""
+    with existing(cluster, POD_MONITOR):
+        wait = (
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd/podmonitors.monitoring.coreos.com",
+        )
+        assert cluster.kubectl(*wait).returncode == 0
+        yield
+
+
+def test_the_installer_and_the_options_are_taken_without_a_warning(cluster: Cluster) -> None:
+    """By either way of applying; and applied again nothing is different."""
+    with prometheus_operator(cluster):
+        for manifests in (
+            rendered(cluster, "--vip", VIP, *EXTRAS),
+            installer(cluster, "--network-policy"),
+            installer(cluster, "--remove", "--max-unavailable", "10%"),
+        ):
+            for way in ((), ("--server-side",)):
+                answer = cluster.kubectl(
+                    "apply", *way, "--dry-run=server", "--validate=strict", "-f", "-", stdin=manifests
+                )
+                assert (answer.returncode, answer.stderr) == (0, "")
+            with applied(cluster, manifests):
+                assert cluster.kubectl("diff", "-f", "-", stdin=manifests).returncode == 0
+
+
+def test_dry_run_of_the_installer_and_the_options(cluster: Cluster) -> None:
+    """May you, would the API server accept it; a cluster without the Prometheus Operator is told as such."""
+    assert checked(cluster, "--vip", VIP, "--installer", "--network-policy")[:2] == (0, [])
+    assert checked(cluster, "--installer", "--remove")[:2] == (0, [])
+    code, bad, _ = checked(cluster, "--vip", VIP, *EXTRAS)
+    assert code == 5
+    assert len(bad) == 1
+    assert "PodMonitor kube-system/apiserver-updater: this cluster has no PodMonitor" in bad[0]
+    assert "install what brings monitoring.coreos.com/v1 first" in bad[0]
+    code, bad, _ = checked(cluster, "--vip", VIP, "--installer", "--namespace", "nowhere")
+    assert (code, len(bad)) == (5, 1)
+    assert "namespace nowhere does not exist" in bad[0]
+
+
+def test_removal_takes_the_place_of_the_installer(cluster: Cluster) -> None:
+    """Applied over it, the one DaemonSet changes; deleted, it is gone."""
+    with applied(cluster, installer(cluster)):
+        answer = cluster.kubectl("apply", "-f", "-", stdin=installer(cluster, "--remove"))
+        assert answer.stdout == "daemonset.apps/apiha-installer configured\n"
+        path = "/apis/apps/v1/namespaces/kube-system/daemonsets/apiha-installer"
+        found = cluster.api("GET", path)[1]
+        assert found["metadata"]["generation"] == 2
+        assert "--remove" in found["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
 # ------------------------------------------------------------------------------------------------ dual stack
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -49,3 +50,22 @@ def test_the_rules_use_metrics_that_the_updater_exports() -> None:
     used = {name for expression in expressions for name in re.findall(r"apiha_updater_\w+", expression)}
     assert used
     assert used <= exported
+
+
+@needs_promtool
+def test_promtool_reads_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    """With Grafana's variables filled in, each is valid PromQL."""
+    document = json.loads((DEPLOY.parent / "grafana/apiha.json").read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in document["panels"] for target in panel.get("targets", [])]
+    queries += [entry["expr"] for entry in document["annotations"]["list"]]
+    variables = {"$__rate_interval": "1m", "$__range": "6h", "$namespace": ".*"}
+    rules = []
+    for number, query in enumerate(queries):
+        filled = re.sub(r"\$\w+", lambda found: variables[found.group()], query)
+        rules.append({"record": f"query:{number}", "expr": filled})
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import apiha
 from apiha.manifests.render import checked_values, one_stream, render
@@ -111,3 +112,32 @@ def test_the_templates_are_found_inside_an_archive(tmp_path: Path) -> None:
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == expected("10.96.0.100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--remove"], "--remove is for --installer"),
+        (["--max-unavailable", "2"], "--max-unavailable is for --installer"),
+        (["--installer", "--dashboard"], "--dashboard is not for --installer"),
+        (["--installer", "--create-namespace"], "--create-namespace is not for --installer"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(arguments: list[str], says: str) -> None:
+    """An option that would change nothing is a mistake."""
+    answer = run("manifests", "--vip", "10.96.0.100", "--image", IMAGE, *arguments)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert says in answer.stderr
+
+
+def test_the_installer_is_printed_alone() -> None:
+    """So that deleting it takes nothing else along; to remove it takes no VIP."""
+    answer = run(
+        "manifests", "--vip", "10.96.0.100", "--image", IMAGE, "--installer", "--control-plane", "10.0.0.11"
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+    (found,) = yaml.safe_load_all(answer.stdout)
+    assert found["kind"] == "DaemonSet"
+    assert "--control-plane=10.0.0.11" in found["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert run("manifests", "--image", IMAGE, "--installer", "--remove").returncode == 0
+    assert run("manifests", "--image", IMAGE, "--installer").returncode == 5

@@ -30,8 +30,17 @@ BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd
 PROXY_PACKAGES = ("conntrack", "iptables", "kmod", "nftables")
 PYTHON_PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 SOURCES = (
-    *(".dockerignore", "Containerfile", "LICENSE", "README.md", "apiha", "pyproject.toml", "systemd"),
-    *("requirements-updater.lock", "requirements-wheel.lock"),
+    *(
+        ".dockerignore",
+        "Containerfile",
+        "LICENSE",
+        "README.md",
+        "apiha",
+        "deploy/grafana",
+        "pyproject.toml",
+        "systemd",
+    ),
+    *("requirements-dev.lock", "requirements-updater.lock", "requirements-wheel.lock", "tools/pyz.py"),
 )
 # A process that does nothing until it is told to end; it reaps no children, for kubelet shares no pid namespaces here.
 PAUSE = """

@@ -1,0 +1,69 @@
+"""`apiha node-installer`: what the Pods of `apiha manifests --installer` run, and what they have their node run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+from apiha.cli.options import Invocation, configured
+from apiha.config import load
+from apiha.errors import ApihaError, ConfigError
+from apiha.findings import Severity
+from apiha.settings import BY_KEY
+
+
+@click.command("node-installer")
+@configured
+@click.option("--remove", is_flag=True, help="Uninstall instead; ready once nothing is left.")
+@click.option("--on-node", is_flag=True, hidden=True)  # what the Pod has the node's systemd run
+def node_installer_command(invocation: Invocation, remove: bool, on_node: bool) -> None:
+    """Keep apiha installed on the node that this Pod runs on: what the DaemonSet of `apiha manifests --installer` runs.
+
+    Has the node's systemd run the image's apiha.pyz as root: `install --now`, unless this very file is installed
+    already, then `status`. Looks again every five minutes. The Pod is ready while `status` finds no error. Settings
+    given as flags are filled into a new configuration.
+    """
+    settings = {key: text for key, text in invocation.flags.items() if text is not None}
+    load(None, {}, settings)  # nothing that the node would refuse is sent there
+    if on_node:
+        _on_node(invocation, settings, remove=remove)
+        return
+    from apiha.install.pod import NodeInstaller
+
+    arguments = ["--log-format=json", "node-installer", "--on-node", *(["--remove"] if remove else [])]
+    arguments += [f"{BY_KEY[key].flag}={text}" for key, text in settings.items()]
+    done = (
+        "nothing of apiha is left on this node"
+        if remove
+        else "this node is up to date, and `apiha status` finds no error"
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # for pid 1 the kernel has no default
+    NodeInstaller(invocation.report, arguments).run(done)
+
+
+def _on_node(invocation: Invocation, settings: dict[str, str], *, remove: bool) -> None:
+    """As root on the node; raises ApihaError with the reason why the Pod is not ready."""
+    from apiha.install import on_node
+
+    invocation.flags.clear()  # from here on the node's own configuration counts
+    if remove:
+        try:
+            host = invocation.config().host
+        except ConfigError as error:  # the way out must not depend on it
+            invocation.report.warning(str(error))
+            host = load(None, {}, settings).host
+        on_node.remove(invocation.report, host, invocation.hosts_file)
+        return
+    on_node.keep_current(invocation.report, settings)
+    from apiha.status.checks import judge
+    from apiha.status.machine import look
+
+    status = judge(look(invocation.config(), invocation.hosts_file, invocation.state_dir))
+    errors = [finding.message for finding in status.findings if finding.severity is Severity.ERROR]
+    if errors:
+        raise ApihaError("; ".join(errors))
+
+
+COMMANDS = (node_installer_command,)
