@@ -34,15 +34,15 @@ class Race:
 
     def due(self, now: float) -> Endpoint | None:
         """The candidate to start now, or None; it counts as started."""
-        waiting = [endpoint for endpoint in self.order if endpoint not in self.started]
-        if not waiting or self._winner() is not None:
+        if len(self.started) == len(self.order) or self._winner() is not None:
             return None
         failed = len(self.results) > self._failures_answered
         if self.started and not failed and now < self._last_start + self.hedge_delay:
             return None
         self._failures_answered = len(self.results)
-        self.started[waiting[0]] = now
-        return waiting[0]
+        candidate = self.order[len(self.started)]  # they are started in this order
+        self.started[candidate] = now
+        return candidate
 
     def observe(self, result: ProbeResult) -> None:
         """Take in the answer of a started candidate; the first one for an address counts."""
@@ -88,14 +88,16 @@ class Race:
 
     @property
     def _last_start(self) -> float:
-        return max(self.started.values(), default=0.0)
+        return next(reversed(self.started.values()), 0.0)
 
     def _winner(self) -> ProbeResult | None:
         return self._best(Health.READY)
 
     def _best(self, health: Health) -> ProbeResult | None:
-        found = (self.results[e] for e in self.order if e in self.results)
-        return next((result for result in found if result.health is health), None)
+        found = [result for result in self.results.values() if result.health is health]
+        if len(found) > 1:
+            found.sort(key=lambda result: self.order.index(result.endpoint))
+        return found[0] if found else None
 
 
 def interleave(*sources: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

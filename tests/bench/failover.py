@@ -7,7 +7,7 @@
 Three real kube-apiservers, a controller manager, and a worker with kube-proxy (nftables) and kubemark's hollow
 kubelet: the kubelet's own code, but for containers. The control plane that both the kubelet and kube-proxy talk to
 loses power (its cable is pulled) or its API server is killed, in the middle between two renewals of the Lease. The
-rivals are the real programs, configured as their projects do it (rivals.py).
+rivals are the real programs, configured as their projects do it (tests/support/rivals.py).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ import httpx
 
 from tests.bench import failover_report as report
 from tests.bench.clients import Clients, Fresh, build, read
-from tests.bench.rivals import Balancer, absent
 from tests.support import netns
 from tests.support.kube import HOST, Cluster, HarnessError, assets_directory
 from tests.support.netns import Host
+from tests.support.rivals import Balancer, absent
 from tests.support.updater import ROOT, VIP, Api, Updater, manifests, wait_for
 
 HTTP2 = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "5", "HTTP2_PING_TIMEOUT_SECONDS": "3"}

@@ -47,7 +47,8 @@ def page(texts: Mapping[str, str], faults: Sequence[str], results: Results) -> s
         "its API server killed, in the middle between two renewals of the node's Lease (every 10 s). Fresh clients: a "
         "new Go client by name every 100 ms for 20 s. Watches: Go clients with a request every 200 ms on the same "
         "connection. The rivals are Debian's programs, configured as their projects document it "
-        "(`tests/bench/rivals.py`). Rules: those of the Service `apiserver`, without the VIP those of `kubernetes`.\n",
+        "(`tests/support/rivals.py`). Rules: those of the Service `apiserver`, without the VIP those of "
+        "`kubernetes`.\n",
         "![Each dot is a fresh client: when it started, and how long it took](failover.svg)\n",
     ]
     for fault in faults:

@@ -1,258 +1,191 @@
-"""Ten thousand workers boot at once: what the control planes see, and how long each worker takes.
+"""A whole fleet: what control planes see and how long workers wait, from 10 to 100,000 of them. Simulated, and checked.
 
-The decisions are apiha's own (`choice.Race`, `choice.VipProof`), driven by simulated time; servers and network are
-modelled: a control plane finishes `RATE` handshakes a second one after the other, a dead one drops packets or refuses.
+    make bench-fleet                                writes docs/scale.md and its plots; as root, with real processes too
+    python -m tests.bench.fleet                     prints the simulated tables
+    python -m tests.bench.fleet --sizes 10,1000 --seed 7
+    python -m tests.bench.fleet --processes 60      and runs so many real processes (root)
 
-    python -m tests.bench.fleet                    some 30 s
-    python -m tests.bench.fleet --workers 1000
+The simulation is in fleet_model.py (booting), fleet_passes.py (what one node asks) and fleet_life.py (at rest, losses,
+upgrades, rivals); the real processes are in fleet_real.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
-import random
-import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib.util
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
-from apiha.clock import backoff
-from apiha.config import Config
 from apiha.endpoint import Endpoint
-from apiha.node.choice import Race, VipProof
-from apiha.node.trial import PROOF_INTERVAL
-from apiha.node.wait import VIP_INTERVAL
-from apiha.probe import Health, ProbeResult, trial_order
-from tests.bench.table import table
+from tests.bench import fleet_life as life
+from tests.bench import fleet_real as real
+from tests.bench import fleet_report as report
+from tests.bench import updater
+from tests.bench.fleet_model import (
+    APIHA,
+    DEAD,
+    FIXED,
+    SILENT,
+    SLOW,
+    Outcome,
+    State,
+    Strategy,
+    moved,
+    planes,
+    simulate,
+    simulate_swap,
+)
+from tests.bench.fleet_passes import a_boot
+from tests.bench.fleet_report import Findings, Scenario
 
-HEDGE_DELAY = Config.hedge_delay
-PROBE_TIMEOUT = Config.probe_timeout
-NAIVE_TIMEOUT = 2.0  # seconds; `curl --connect-timeout 2`, one address after the other
-ROUND_TRIP = 0.001  # seconds within a datacentre; a handshake and a request take three
-RATE = 2000.0  # handshakes a second of one control plane: some 1 ms of CPU each (RSA 2048, as kubeadm makes), two cores
-VIP = Endpoint("10.96.0.100", 6443)
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How a worker looks for a control plane: in which order, and when it gives one up for the next."""
-
-    name: str
-    order: Callable[[str, Sequence[Endpoint], random.Random], tuple[Endpoint, ...]]
-    hedge_delay: float
-    timeout: float
-
-
-def _shuffled(_: str, endpoints: Sequence[Endpoint], rng: random.Random) -> tuple[Endpoint, ...]:
-    return tuple(rng.sample(list(endpoints), len(endpoints)))
-
-
-APIHA = Strategy("apiha", lambda name, endpoints, _: trial_order(name, endpoints), HEDGE_DELAY, PROBE_TIMEOUT)
-# With a hedge delay as long as the time limit the race is what a loop over curl does.
-FIXED = Strategy("fixed order", lambda _, endpoints, __: tuple(endpoints), NAIVE_TIMEOUT, NAIVE_TIMEOUT)
-RANDOM = Strategy("random order", _shuffled, NAIVE_TIMEOUT, NAIVE_TIMEOUT)
-
-
-@dataclass
-class Outcome:
-    """What a run showed. Times in seconds, of the looking alone: without the start of a process."""
-
-    handshakes: Counter[Endpoint] = field(default_factory=Counter)  # asked for, answered or not
-    chosen: Counter[Endpoint] = field(default_factory=Counter)
-    times: list[float] = field(default_factory=list)
-
-    def spread(self, live: Sequence[Endpoint]) -> float:
-        """The busiest live control plane's handshakes over the mean of all live ones; 1 is perfectly even."""
-        counts = [self.handshakes[endpoint] for endpoint in live]
-        return max(counts) / (sum(counts) / len(counts))
-
-    def percentile(self, share: float) -> float:
-        """The time within which this share of the workers was done."""
-        ordered = sorted(self.times)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+SIZES = (10, 100, 1_000, 10_000, 100_000)
+SMALL = 2_000.0  # handshakes a second: a control plane of two cores
+THREE, FIVE = planes(11, 12, 13), planes(11, 12, 13, 14, 15)
+SCENARIOS = [
+    *(
+        Scenario(f"{lost} of {count} {state}" if lost else f"{count}, all well", count, lost, state)
+        for count in (3, 5)
+        for lost in (0, 1, 2)
+        for state in ((DEAD, SILENT, SLOW) if lost else ("",))
+    ),
+    Scenario("3, all in the same instant", 3, window=0.0),
+    Scenario("3 of two cores each, in the same instant", 3, window=0.0, rate=SMALL),
+]
+NODES, CHANGES = 15_000, 300
+FEW = 10_000  # workers: a fleet ten times as great would ask control planes of two cores for more than they can do
 
 
-class Servers:
-    """The control planes: when an answer comes, if one comes."""
-
-    def __init__(self, dead: Mapping[Endpoint, str], rate: float) -> None:
-        self._dead = dead
-        self._service = 1 / rate
-        self._free_at: dict[Endpoint, float] = {}
-
-    def answer(self, endpoint: Endpoint, now: float) -> tuple[float, ProbeResult] | None:
-        """(when, what); None for packets that are dropped."""
-        state = self._dead.get(endpoint)
-        if state == "blackholed":
-            return None
-        if state == "refused":
-            return now + ROUND_TRIP, ProbeResult(endpoint, Health.REFUSED)
-        done = max(self._free_at.get(endpoint, 0.0), now + ROUND_TRIP) + self._service
-        self._free_at[endpoint] = done
-        return done + 2 * ROUND_TRIP, ProbeResult(endpoint, Health.READY)
-
-
-def simulate(
-    strategy: Strategy,
-    endpoints: Sequence[Endpoint],
-    *,
-    workers: int,
-    dead: Mapping[Endpoint, str] | None = None,
-    window: float = 10.0,
-    rate: float = RATE,
-    seed: int = 1,
-) -> Outcome:
-    """Every worker boots at a random moment of the `window` (seconds) and looks until it found a control plane."""
-    rng = random.Random(seed)
-    servers = Servers(dead or {}, rate)
-    outcome = Outcome()
-    serial = itertools.count()  # heapq compares no races
-    queue: list[tuple[float, int, int, ProbeResult | None]] = []
-    names = [f"worker-{number:05d}" for number in range(workers)]
-    boots = [rng.uniform(0.0, window) for _ in names]
-    orders = [strategy.order(name, endpoints, rng) for name in names]
-    races = [Race(order, strategy.hedge_delay, strategy.timeout) for order in orders]
-    attempts = [0] * workers
-    finished = [False] * workers
-    for worker, boot in enumerate(boots):
-        heapq.heappush(queue, (boot, next(serial), worker, None))
-    while queue:
-        now, _, worker, answer = heapq.heappop(queue)
-        if finished[worker]:
-            continue
-        race = races[worker]
-        if answer is not None:
-            race.observe(answer)
-        race.expire(now)
-        if race.done(now):
-            winner = race.outcome()
-            if winner is not None:
-                finished[worker] = True
-                outcome.chosen[winner.endpoint] += 1
-                outcome.times.append(now - boots[worker])
-            else:
-                races[worker] = Race(orders[worker], strategy.hedge_delay, strategy.timeout)
-                pause = backoff(attempts[worker], rng)
-                attempts[worker] += 1
-                heapq.heappush(queue, (now + pause, next(serial), worker, None))
-            continue
-        while (candidate := race.due(now)) is not None:
-            outcome.handshakes[candidate] += 1
-            if (coming := servers.answer(candidate, now)) is not None:
-                heapq.heappush(queue, (coming[0], next(serial), worker, coming[1]))
-        heapq.heappush(queue, (max(now, race.next_event()) + 1e-9, next(serial), worker, None))
-    return outcome
+def run(sizes: tuple[int, ...], seed: int) -> Findings:
+    """The whole simulation, on every core: each row is a function of its arguments, so the order is of no account."""
+    found = Findings(seed, sizes)
+    greatest = max(sizes)
+    lost = (DEAD, SILENT)
+    with ProcessPoolExecutor() as pool:
+        boots = {
+            (scenario, workers): pool.submit(boot, scenario, workers, seed)
+            for workers in reversed(sizes)
+            for scenario in SCENARIOS
+            if scenario.rate is None or workers <= FEW
+        }
+        script = {s: pool.submit(loop, s, greatest, seed) for s in SCENARIOS[:7] if s.state in ("", SILENT)}
+        swaps = {
+            (words, greatest): pool.submit(simulate_swap, THREE, workers=greatest, states=states, seed=seed)
+            for words, states in (("all well", {}), ("one of three silent", {THREE[0]: SILENT}))
+        }
+        rests = {
+            (number, workers): pool.submit(life.at_rest, THREE, workers=workers, lost=number, seed=seed)
+            for workers in sizes
+            for number in (0, 1)
+        }
+        losses = {
+            (state, workers): pool.submit(life.lose, THREE, state, workers=workers, seed=seed)
+            for state in lost
+            for workers in sizes
+        }
+        upgrades = {
+            (len(endpoints), workers): pool.submit(life.upgrade, endpoints, workers=workers, seed=seed)
+            for endpoints in (THREE, FIVE)
+            for workers in sizes
+        }
+        for state in lost:
+            found.notices["apiha", state] = life.service_notices(THREE, state, workers=greatest, seed=seed)
+            for rival in life.RIVALS:
+                found.notices[rival.name, state] = life.notices(rival, state, workers=greatest, seed=seed)
+        found.boot = a_boot(3, 10.0)
+        found.moved = moved(THREE, planes(11, 12, 14), workers=min(greatest, FEW))
+        for scenario in SCENARIOS:
+            for workers in sizes:
+                if (scenario, workers) in boots:
+                    outcome = found.boots[scenario, workers] = boots[scenario, workers].result()
+                    well = endpoints_of(scenario)[scenario.lost :]
+                    found.live[scenario, workers] = tuple(outcome.handshakes[endpoint] for endpoint in well)
+        found.script = {key: future.result() for key, future in script.items()}
+        found.swaps = {key: future.result() for key, future in swaps.items()}
+        found.rests = {key: future.result() for key, future in rests.items()}
+        found.losses = {key: future.result() for key, future in losses.items()}
+        found.upgrades = {key: future.result() for key, future in upgrades.items()}
+    return found
 
 
-def simulate_swap(
-    endpoints: Sequence[Endpoint], *, workers: int, dead: Mapping[Endpoint, str] | None = None, seed: int = 1
-) -> Outcome:
-    """The VIP answers from second 0 on; each worker looks about once a second, at a moment of its own, until it has
-    proof. The Service proxy picks a control plane at random for each connection.
-    """
-    rng = random.Random(seed)
-    servers = Servers(dead or {}, RATE)
-    outcome = Outcome()
-    queue: list[tuple[float, int, VipProof]] = [
-        (rng.uniform(0.0, VIP_INTERVAL), worker, VipProof()) for worker in range(workers)
-    ]
-    heapq.heapify(queue)
-    while queue:
-        began, worker, proof = heapq.heappop(queue)
-        behind = rng.choice(endpoints)
-        outcome.handshakes[behind] += 1
-        when, result = servers.answer(behind, began) or (
-            began + PROBE_TIMEOUT,
-            ProbeResult(VIP, Health.TIMEOUT),
-        )
-        proof = proof.after(result)
-        if proof.proven:
-            outcome.times.append(when)
-            continue
-        interval = PROOF_INTERVAL if proof.good else VIP_INTERVAL
-        heapq.heappush(queue, (max(when, began + interval * rng.uniform(0.9, 1.1)), worker, proof))
-    return outcome
+def endpoints_of(scenario: Scenario) -> tuple[Endpoint, ...]:
+    """Its control planes; those that are lost come first."""
+    return THREE if scenario.planes == 3 else FIVE
 
 
-def moved(before: Sequence[Endpoint], after: Sequence[Endpoint], *, workers: int) -> float:
-    """The share of the workers whose first choice is another one once the list of control planes has changed."""
-    names = [f"worker-{number:05d}" for number in range(workers)]
-    return statistics.fmean(trial_order(n, before)[0] != trial_order(n, after)[0] for n in names)
+def boot(scenario: Scenario, workers: int, seed: int) -> Outcome:
+    """A fleet of apiha boots."""
+    return _simulate(APIHA, scenario, workers, seed)
 
 
-def planes(*numbers: int) -> tuple[Endpoint, ...]:
-    """Control planes called after the last part of their address."""
-    return tuple(Endpoint(f"10.0.0.{number}", 6443) for number in numbers)
+def loop(scenario: Scenario, workers: int, seed: int) -> Outcome:
+    """A fleet boots with a loop over curl."""
+    return _simulate(FIXED, scenario, workers, seed)
+
+
+def _simulate(strategy: Strategy, scenario: Scenario, workers: int, seed: int) -> Outcome:
+    endpoints = endpoints_of(scenario)
+    states = dict.fromkeys(endpoints[: scenario.lost], State(scenario.state))
+    window, rate = scenario.window, scenario.rate
+    return simulate(strategy, endpoints, workers=workers, states=states, window=window, rate=rate, seed=seed)
+
+
+def measured(processes: int, folder: Path | None) -> str:
+    """The section on real processes: measured now, or else as the page in `folder` has it."""
+    if processes:
+        reason = real.missing()
+        if reason is None:
+            runs = real.measure(processes)
+            return f"{report.MEASURED}\n\n{real.section(runs, processes)}{updater_section()}"
+        print(f"real processes not measured, that section stays as it was: {reason}", file=sys.stderr)
+    path = None if folder is None else folder / "scale.md"
+    if path is not None and path.exists():
+        _, heading, rest = path.read_text(encoding="utf-8").partition(report.MEASURED)
+        if heading:
+            return heading + rest
+    return (
+        f"{report.MEASURED}\n\nNot measured: `make bench-fleet` does that as root, with Kubernetes' binaries."
+    )
+
+
+def updater_section() -> str:
+    """The updater among 15,000 Nodes' worth of other EndpointSlices; "" where its packages are missing."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        print("the updater is not measured: needs pip install '.[updater]'", file=sys.stderr)
+        return ""
+    findings = updater.Findings()
+    updater.crowd(findings, NODES, CHANGES)
+    return (
+        f"\n### The updater among {NODES:,} Nodes\n\n"
+        "EndpointSlices of another Service, with an endpoint on each Node, in the updater's own namespace; one "
+        "real kube-apiserver."
+        f"\n\n{findings}\n"
+    )
 
 
 def main() -> int:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=10_000)
-    parser.add_argument("--window", type=float, default=10.0, help="seconds within which all of them boot")
+    """Simulate, measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="workers, separated by commas")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0, help="so many real ones beside it (needs root)")
+    parser.add_argument("--write", type=Path, help="a folder for scale.md and its plots")
     options = parser.parse_args()
-    three = planes(11, 12, 13)
-    a, b, _ = three
-    scenarios: list[tuple[str, tuple[Endpoint, ...], dict[Endpoint, str], float]] = [
-        ("all up", three, {}, options.window),
-        ("all up, in the same instant", three, {}, 0.0),
-        ("one blackholed", three, {a: "blackholed"}, options.window),
-        ("one refused", three, {a: "refused"}, options.window),
-        ("two blackholed", three, {a: "blackholed", b: "blackholed"}, options.window),
-        ("one replaced by another", planes(11, 12, 14), {}, options.window),
-    ]
-    rows = []
-    for title, endpoints, dead, window in scenarios:
-        for number, strategy in enumerate((APIHA, FIXED, RANDOM)):
-            seen = simulate(strategy, endpoints, workers=options.workers, dead=dead, window=window)
-            live = [endpoint for endpoint in endpoints if endpoint not in dead]
-            rows.append(
-                [
-                    "" if number else title,
-                    strategy.name,
-                    f"{seen.handshakes.total() / options.workers:.2f}",
-                    " ".join(f"{seen.handshakes[endpoint]:,}" for endpoint in endpoints),
-                    f"{seen.spread(live):.2f}",
-                    *(f"{seconds * 1000:,.0f}" for seconds in map(seen.percentile, (0.5, 0.99, 1.0))),
-                ]
-            )
-    print(
-        f"{options.workers:,} workers boot within {options.window:g} s; a control plane does {RATE:,.0f} "
-        "handshakes a second.\n"
-    )
-    heads = [
-        "control planes",
-        "strategy",
-        "tries/worker",
-        "tries at each",
-        "max/mean",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-    ]
-    print(table(heads, rows))
-
-    rows = []
-    for title, dead in (("all up", {}), ("one of three blackholed behind it", {a: "blackholed"})):
-        seen = simulate_swap(three, workers=options.workers, dead=dead)
-        rows.append(
-            [
-                title,
-                f"{seen.handshakes.total() / options.workers:.2f}",
-                f"{seen.spread(three):.2f}",
-                *(f"{seconds:.1f}" for seconds in map(seen.percentile, (0.5, 0.99, 1.0))),
-            ]
-        )
-    print("\nFrom the moment the VIP answers until the block says VIP first:\n")
-    print(table(["control planes", "tries/worker", "max/mean", "p50 s", "p99 s", "max s"], rows))
-    share = moved(three, planes(11, 12, 14), workers=options.workers)
-    print(
-        f"\nOne of three replaced: {share:.1%} of the workers have another first choice "
-        "(50% by rendezvous hashing, 67% by drawing anew, 33% at the least)."
-    )
-    return 0
+    began = time.monotonic()
+    found = run(tuple(sorted(int(size) for size in options.sizes.split(","))), options.seed)
+    print(f"simulated in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    text = report.page(found, measured(options.processes, options.write))
+    print(text)
+    if options.write is not None:
+        (options.write / "scale.md").write_text(text, encoding="utf-8")
+        for name, image in report.plots(found).items():
+            (options.write / name).write_text(image, encoding="utf-8")
+    for promise in found.broken_promises():
+        print(f"not as promised: {promise}", file=sys.stderr)
+    return int(bool(found.broken_promises()))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tests.support.updater import SLICES, Api, Space, Updater, addresses_of, rea
 
 LEADER = "apiserver-updater.apiha/leader"
 QUIET = "--no-health-check"
+SLICE = 100  # endpoints in a slice: what the EndpointSlice controller makes
 ALL = ["10.0.0.11", "10.0.0.12", "10.0.0.13"]
 
 
@@ -59,7 +60,8 @@ class Arrivals:
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:
-        path = f"{SLICES}/{self._space.namespace}/endpointslices?watch=1&timeoutSeconds=600"
+        selector = "labelSelector=kubernetes.io/service-name%3Dapiserver"
+        path = f"{SLICES}/{self._space.namespace}/endpointslices?watch=1&timeoutSeconds=600&{selector}"
         with contextlib.suppress(httpx.HTTPError):  # the cluster ended
             for event in self._api.stream(path):
                 self._queue.put((time.monotonic(), tuple(addresses_of(event["object"]))))
@@ -131,6 +133,93 @@ def latency(findings: Findings, changes: int) -> None:
                 f"{cold / 2**20:.0f} MiB at first, {updater.resident / 2**20:.0f} MiB after",
             )
         api.close()
+
+
+def crowd(findings: Findings, nodes: int, changes: int) -> None:
+    """The updater beside EndpointSlices that are none of its business: a Service with an endpoint on each of `nodes`
+    Nodes, in its own namespace. First without them, then with them, then while they change.
+    """
+    with Cluster(n=1, netns=False, apiserver_args=["--endpoint-reconciler-type=none"]) as cluster:
+        api = Api(cluster)
+        space = Space(cluster, api)
+        space.make_service()
+        source = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+        names: list[str] = []
+        for words in ("alone", "beside them", "while they change"):
+            if words == "beside them":
+                names = [make_slice(api, space.namespace, first) for first in range(0, nodes, SLICE)]
+                findings.add(
+                    "EndpointSlices of others in the namespace", f"{len(names)}, {nodes:,} endpoints"
+                )
+            space.set_source(source)
+            changing = names if words == "while they change" else []
+            with Updater(cluster, space.namespace, QUIET) as updater:
+                space.wait_mirrored(source)
+                began = time.monotonic() - updater.started
+                with churn(cluster, space.namespace, changing):
+                    times = follow(space, changes)
+                findings.add(f"from its start to the first slice, {words}", f"{began:.2f} s")
+                findings.add(f"change -> mirrored slice, {words}", milliseconds(times), "p99 <= 100 ms")
+                findings.add(f"resident memory, {words}", f"{updater.resident / 2**20:.1f} MiB")
+                updater.terminate()
+        api.close()
+
+
+def make_slice(api: Api, namespace: str, first: int) -> str:
+    """An EndpointSlice of a Service with a Pod on every Node: those of the Nodes from `first` on. Returns its name."""
+    name = f"agent-{first:06d}"
+    body = {
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "agent"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": 9100, "protocol": "TCP"}],
+        "endpoints": [
+            {
+                "addresses": [f"10.{200 + i // 65536}.{i // 256 % 256}.{i % 256}"],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                "nodeName": f"node-{i:06d}",
+                "targetRef": {"kind": "Pod", "namespace": namespace, "name": f"agent-{i:06d}"},
+            }
+            for i in range(first, first + SLICE)
+        ],
+    }
+    api.ok("POST", f"{SLICES}/{namespace}/endpointslices", body)
+    return name
+
+
+@contextlib.contextmanager
+def churn(cluster: Cluster, namespace: str, names: Sequence[str]) -> Iterator[None]:
+    """Meanwhile change one of these slices after the other, some ten a second, as a rollout of a DaemonSet does."""
+    stop = threading.Event()
+
+    def change() -> None:
+        with contextlib.closing(Api(cluster)) as api:
+            for number, name in enumerate(itertools.cycle(names)):
+                if stop.wait(0.1):
+                    return
+                body = {"metadata": {"annotations": {"change": str(number)}}}
+                api.ok("PATCH", f"{SLICES}/{namespace}/endpointslices/{name}", body)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def follow(space: Space, changes: int) -> list[float]:
+    """Seconds from each change of `kubernetes` being sent to the mirrored slice arriving at a watcher."""
+    rng = random.Random(1)
+    arrivals = Arrivals(space)
+    times = []
+    for i in range(changes):
+        addresses = [f"192.0.2.{1 + i % 100}", f"192.0.2.{101 + i % 99}"]
+        sent = time.monotonic()
+        space.set_source(addresses)
+        times.append(arrivals.wait(addresses) - sent)
+        time.sleep(rng.uniform(0.0, 0.03))
+    return times
 
 
 def takeovers(findings: Findings, rounds: int) -> None:
@@ -231,6 +320,7 @@ def at_rest(findings: Findings, cluster: Cluster, pod: Any) -> None:
 def parts(arguments: argparse.Namespace) -> Iterator[Callable[[Findings], None]]:
     """What can be measured here."""
     yield lambda findings: latency(findings, arguments.changes)
+    yield lambda findings: crowd(findings, arguments.nodes, arguments.changes)
     yield lambda findings: takeovers(findings, arguments.rounds)
     if (reason := netns.missing()) is None:
         yield lambda findings: deaths(findings, arguments.rounds)
@@ -245,6 +335,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--changes", type=int, default=1000, help="changes of the kubernetes slice (default 1000)"
+    )
+    parser.add_argument(
+        "--nodes", type=int, default=15_000, help="endpoints of another Service beside it (default 15000)"
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="repetitions of each loss and takeover (default 3)"

@@ -1,10 +1,11 @@
-"""The balancers that apiha is compared with: the real programs, configured as their projects document it.
+"""The balancers that apiha is compared with, and that can be its VIP: the real programs, configured as documented.
 
 - haproxy on the worker: kubespray's roles/kubernetes/node/templates/loadbalancer/haproxy.cfg.j2
 - nginx on the worker: kubespray's nginx.conf.j2 (its default)
 - keepalived and haproxy on the control planes: kubeadm's docs/ha-considerations.md
 
-Timings, thresholds and balancing are theirs; names, addresses and the place of pid files are ours.
+Timings, thresholds and balancing are theirs; names, addresses and the place of pid files are ours. On machines of their
+own (`places`) they are what a VIP is: on the port that the nodes dial.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ defaults
     timeout check 30s
     maxconn 4000
 frontend api
-    bind 127.0.0.1:{port}
+    bind {listen}:{port}
     mode tcp
     default_backend planes
 backend planes
@@ -65,7 +66,7 @@ stream {{
 {servers}
     }}
     server {{
-        listen 127.0.0.1:{port};
+        listen {listen}:{port};
         proxy_pass planes;
         proxy_timeout 10m;
         proxy_connect_timeout 1s;
@@ -141,36 +142,52 @@ _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 class Balancer:
-    """One of them, running; `close` ends it."""
+    """One of them, running; `close` ends it.
 
-    def __init__(self, kind: str, worker: Host, planes: Sequence[Host], folder: Path, port: int) -> None:
+    `port` is the API servers'. `places` are the machines that it runs on: without them keepalived runs on the control
+    planes, and the others on the worker's loopback.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        worker: Host,
+        planes: Sequence[Host],
+        folder: Path,
+        port: int,
+        *,
+        places: Sequence[Host] = (),
+    ) -> None:
         self.kind = kind
         self.worker = worker
         self.planes = list(planes)
+        self.places = list(places) or (self.planes if kind == "keepalived" else [worker])
+        self._listen = places[0].address if places else "127.0.0.1"
+        self._floating_port = port if places else FLOATING_PORT
         self._folder = folder
         self._processes: list[tuple[Host, subprocess.Popen[Any]]] = []
         folder.mkdir(parents=True)
         if kind == "keepalived":
-            for number, plane in enumerate(self.planes):
-                self._start_plane(number, plane, port)
+            for number, place in enumerate(self.places):
+                self._start_floating(number, place, port)
         else:
-            self._start_worker(kind, port)
+            self._start_single(kind, port)
 
     @property
     def name_points_at(self) -> tuple[str, int]:
         """The address that clients are given for the name, and the port."""
-        return (FLOATING, FLOATING_PORT) if self.kind == "keepalived" else ("127.0.0.1", 6443)
+        return (FLOATING, self._floating_port) if self.kind == "keepalived" else (self._listen, 6443)
 
     def _servers(self, port: int, *, line: str) -> str:
         return "\n".join(
             line.format(name=plane.name, address=plane.address, port=port) for plane in self.planes
         )
 
-    def _start_worker(self, kind: str, port: int) -> None:
+    def _start_single(self, kind: str, port: int) -> None:
         if kind == "haproxy":
             line = "    server {name} {address}:{port} check check-ssl verify none"
             text = _HAPROXY_WORKER.format(
-                folder=self._folder, port=port, servers=self._servers(port, line=line)
+                folder=self._folder, listen=self._listen, port=port, servers=self._servers(port, line=line)
             )
             command = ["haproxy", "-db", "-f", self._write(self._folder, "haproxy.cfg", text)]
         else:
@@ -178,24 +195,25 @@ class Balancer:
             text = _NGINX_WORKER.format(
                 module=f"load_module {module};" if module else "",
                 folder=self._folder,
+                listen=self._listen,
                 port=port,
                 servers=self._servers(port, line="        server {address}:{port};"),
             )
             path = self._write(self._folder, "nginx.conf", text)
             command = ["nginx", "-c", path, "-g", "daemon off;", "-p", str(self._folder)]
-        self._start(self.worker, kind, command)
+        self._start(self.places[0], kind, command)
 
-    def _start_plane(self, number: int, plane: Host, port: int) -> None:
-        folder = self._folder / plane.name
+    def _start_floating(self, number: int, place: Host, port: int) -> None:
+        folder = self._folder / place.name
         folder.mkdir()
         line = "    server {name} {address}:{port} check verify none"
         text = _HAPROXY_PLANE.format(
-            folder=folder, port=FLOATING_PORT, servers=self._servers(port, line=line)
+            folder=folder, port=self._floating_port, servers=self._servers(port, line=line)
         )
         self._start(
-            plane, f"haproxy-{plane.name}", ["haproxy", "-db", "-f", self._write(folder, "haproxy.cfg", text)]
+            place, f"haproxy-{place.name}", ["haproxy", "-db", "-f", self._write(folder, "haproxy.cfg", text)]
         )
-        script = Path(self._write(folder, "check_apiserver.sh", _CHECK.format(port=FLOATING_PORT)))
+        script = Path(self._write(folder, "check_apiserver.sh", _CHECK.format(port=self._floating_port)))
         script.chmod(0o755)
         text = _KEEPALIVED.format(
             folder=folder,
@@ -205,8 +223,8 @@ class Balancer:
         )
         files = ["-f", self._write(folder, "keepalived.conf", text), "-p", f"{folder}/keepalived.pid"]
         self._start(
-            plane,
-            f"keepalived-{plane.name}",
+            place,
+            f"keepalived-{place.name}",
             ["keepalived", "-n", "-l", "-P", *files, "-r", f"{folder}/vrrp.pid"],
         )
 
@@ -233,9 +251,9 @@ class Balancer:
         return self.worker.call(connect)
 
     def holder(self) -> int:
-        """The control plane that holds keepalived's address."""
-        for number, plane in enumerate(self.planes):
-            if f"{FLOATING}/" in plane.run(["ip", "-4", "addr", "show", "eth0"]).stdout:
+        """Which of its places holds keepalived's address."""
+        for number, place in enumerate(self.places):
+            if f"{FLOATING}/" in place.run(["ip", "-4", "addr", "show", "eth0"]).stdout:
                 return number
         raise RuntimeError(f"nobody holds {FLOATING}")
 
@@ -257,7 +275,7 @@ class Balancer:
 
     def _stats(self) -> Path:
         if self.kind == "keepalived":
-            return self._folder / self.planes[self.holder()].name / "stats.sock"
+            return self._folder / self.places[self.holder()].name / "stats.sock"
         return self._folder / "stats.sock"
 
     @staticmethod
@@ -286,8 +304,8 @@ class Balancer:
                 process.wait(5.0)
             process.kill()
             process.wait()
-        for plane in self.planes if self.kind == "keepalived" else ():
-            plane.run(["ip", "addr", "del", f"{FLOATING}/32", "dev", "eth0"])
+        for place in self.places if self.kind == "keepalived" else ():
+            place.run(["ip", "addr", "del", f"{FLOATING}/32", "dev", "eth0"])
 
 
 def _with_children(pids: Sequence[int]) -> list[int]:
