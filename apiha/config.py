@@ -17,6 +17,15 @@ from apiha.settings import BY_KEY, ENV_PREFIX, SETTINGS, Setting
 LONGEST_PROBE = 10.0
 LARGEST_FILE = 1 << 20  # bytes; a config beyond that is some other file
 
+# What a package of the distribution puts at CONFIG_FILE. The same bytes in every release: a package manager asks what
+# to do with a configuration file that both sides changed, and an upgrade of a fleet must not ask.
+PACKAGED = """\
+# apiha: where this node finds its API server. `apiha install` fills this in. All keys: man apiha.yaml
+#
+# control_plane: [10.0.0.11, 10.0.0.12, 10.0.0.13]
+# vip: 10.96.0.100
+"""
+
 Role = Literal["worker", "control-plane"]
 OnConflict = Literal["refuse", "adopt"]
 FailFast = Literal["node", "pods", "off"]

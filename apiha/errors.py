@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     HOSTS_FILE = 8, "hosts file not writable"
     PROBLEMS = 9, "`status` found a problem"
     UNSUPPORTED = 10, "this machine cannot do it"
+    KUBELET = 11, "kubelet was not pointed at the name"
     INTERRUPTED = 130, "interrupted"  # 128 + SIGINT, as shells report it
 
 

@@ -30,14 +30,19 @@ class Reporter:
         *,
         log_format: LogFormat = "text",
         verbose: bool = False,
+        dry_run: bool = False,
         clock: Clock | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`environ` is consulted for `JOURNAL_STREAM` (systemd.exec(5)); the default stream is stderr."""
+        """`environ` is consulted for `JOURNAL_STREAM` (systemd.exec(5)); the default stream is stderr.
+
+        With `dry_run` each event says that it did not really happen.
+        """
         # A process may be started with stderr closed; then sys.stderr is None, and nobody wants to hear anything.
         self._stream = (sys.stderr or io.StringIO()) if stream is None else stream
         self._format = log_format
         self._verbose = verbose
+        self._dry_run = dry_run
         self._clock = clock or SystemClock()
         self._terminal = log_format == "text" and self._stream.isatty()
         self._journal = _is_journal(self._stream, os.environ if environ is None else environ)
@@ -83,6 +88,8 @@ class Reporter:
     def _event(self, level: Level, message: str, fields: Mapping[str, object]) -> None:
         self.clear_status()
         message = " ".join(message.split())
+        if self._dry_run and level != "error":
+            message = f"dry run: {message}"
         # journald alone takes the priority off again; in a file, such as cloud-init's output log, it would be litter.
         priority = f"<{PRIORITY[level]}>" if self._journal else ""
         if self._format == "json":

@@ -17,3 +17,6 @@ UNIT_DIR = Path("/etc/systemd/system")  # the administrator's: a package manager
 PROGRAM = Path("/usr/local/bin/apiha")  # where apiha.pyz copies itself, and what the units name
 INSTALL_RECORD = STATE_DIR / "install.json"  # what `install` wrote
 INSTALLED_FROM = STATE_DIR / "installed-from"  # the SHA-256 of the apiha.pyz that the installer's Pod brought
+PACKAGED_PROGRAM = Path("/usr/bin/apiha")  # where a package of the distribution puts the program
+PACKAGED_UNIT_DIR = Path("/usr/lib/systemd/system")  # and its units: systemd.unit(5)
+KUBELET_RECORD = STATE_DIR / "kubelet.json"  # the server that kubelet.conf named before `install --kubelet`

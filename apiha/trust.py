@@ -175,6 +175,42 @@ def fingerprint(pem: str) -> str:
     return f"sha256:{hashlib.sha256(' '.join(certificates).encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
+def common_name(pem: str) -> str | None:
+    """The common name in the subject of the first certificate of a PEM text, `system:node:NAME` in a kubelet's.
+
+    None if there is none, or the text is not a certificate.
+    """
+    found = re.search(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
+    try:
+        certificate = base64.b64decode("".join(found[1].split())) if found else b""
+        # RFC 5280, section 4.1: version (tagged, may be absent), serial number, algorithm, issuer, validity, subject.
+        fields = _der(_der(_der(certificate)[0][1])[0][1])
+        subject = fields[5 if fields[0][0] == 0xA0 else 4][1]
+        for _, relative_name in _der(subject):
+            for _, attribute in _der(relative_name):
+                (_, identifier), (_, value) = _der(attribute)
+                if identifier == b"\x55\x04\x03":  # 2.5.4.3, id-at-commonName
+                    return value.decode("utf-8")
+    except (ValueError, IndexError):
+        pass
+    return None
+
+
+def _der(data: bytes) -> list[tuple[int, bytes]]:
+    """Tag and content of each element (X.690, 8.1; tags and lengths as certificates have them). Raises ValueError."""
+    elements = []
+    while data:
+        length, start = data[1], 2
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(data[2:start], "big")
+        if len(data) < start + length:
+            raise ValueError("cut short")
+        elements.append((data[0], data[start : start + length]))
+        data = data[start + length :]
+    return elements
+
+
 def make_ssl_context(
     ca_pem: str | None,
     *,

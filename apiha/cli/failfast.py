@@ -6,7 +6,7 @@ import json
 
 import click
 
-from apiha.cli.options import OUTPUT, Invocation, configured, print_result
+from apiha.cli.options import DRY_RUN, OUTPUT, Invocation, configured, print_result
 from apiha.config import require_control_plane
 from apiha.errors import ExitCode
 
@@ -17,6 +17,7 @@ from apiha.errors import ExitCode
 @click.option(
     "--refresh", is_flag=True, help="With `on`: say nothing where nothing is changed or can be changed."
 )
+@DRY_RUN
 @OUTPUT
 def fail_fast_command(invocation: Invocation, action: str, refresh: bool, output: str) -> int:
     """Have the kernel refuse a silent control plane at once, instead of letting clients wait for it.
@@ -43,7 +44,7 @@ def _on(invocation: Invocation, *, refresh: bool) -> int:
     report, config = invocation.report, invocation.config()
     try:
         if config.fail_fast == "off":
-            if kernel.remove():
+            if kernel.remove(invocation.preview):
                 report.info("removed the nftables table `inet apiha`: fail_fast is off")
             elif not refresh:
                 report.info("fail_fast is off: nothing to load")
@@ -52,7 +53,7 @@ def _on(invocation: Invocation, *, refresh: bool) -> int:
         endpoints = addresses_to_watch(known, config.vip)
         if not endpoints:
             require_control_plane(config)
-        done = kernel.load(endpoints, config.fail_fast)
+        done = kernel.load(endpoints, config.fail_fast, invocation.preview)
     except kernel.Unsupported as error:
         if not refresh:
             report.warning(
@@ -75,7 +76,7 @@ def _off(invocation: Invocation) -> int:
     from apiha.failfast import kernel
 
     try:
-        removed = kernel.remove()
+        removed = kernel.remove(invocation.preview)
     except kernel.Unsupported as error:
         invocation.report.warning(f"nothing removed: {error}")
         return ExitCode.UNSUPPORTED

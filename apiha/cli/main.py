@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from apiha import __version__
-from apiha.cli import cluster, failfast, installer, manifests, node, userdata
+from apiha.cli import cluster, failfast, install, installer, manifests, node, userdata
 from apiha.cli.options import Invocation, setting_options, take_settings
 from apiha.errors import ApihaError, ExitCode
 from apiha.log import LogFormat
@@ -115,6 +115,7 @@ def cli(
 
 for command in (
     *node.COMMANDS,
+    *install.COMMANDS,
     *failfast.COMMANDS,
     *manifests.COMMANDS,
     *cluster.COMMANDS,

@@ -1,18 +1,16 @@
 """The commands of a node. What a command does is in the module that it calls.
 
 Modules are imported inside the commands that need them: a worker's boot waits for `apiha pin-host`, not for what
-`apiha install` would load.
+`apiha status` would load.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from apiha.cli.options import DURATION, OUTPUT, Invocation, configured, print_result
-from apiha.config import load
+from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured, print_result
 from apiha.errors import ConfigError, ExitCode
 
 
@@ -50,6 +48,7 @@ def probe_command(invocation: Invocation, output: str) -> int:
     metavar="DURATION",
     help="Keep trying for this long.  [default: one try]",
 )
+@DRY_RUN
 def pin_host_command(invocation: Invocation, address: str | None, wait: float) -> None:
     """Point the name at a live control plane.
 
@@ -78,6 +77,7 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
     metavar="DURATION",
     help="Give up after this long; 0 is never.  [default: 0]",
 )
+@DRY_RUN
 def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     """Wait until the VIP proves itself (3 answers in a row), then point the name at it.
 
@@ -99,6 +99,7 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     metavar="DURATION",
     help="For both steps together; 0 tries once to pin, and waits for the VIP for ever.",
 )
+@DRY_RUN
 def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) -> None:
     """Pin, then wait for the VIP and swap: the whole way, by hand or from cloud-init.
 
@@ -116,6 +117,7 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
     is_flag=True,
     help="Wait 1 s first, and up to 30 s while another program keeps changing the block.",
 )
+@DRY_RUN
 def reconcile_command(invocation: Invocation, settle: bool) -> None:
     """Put the block right if it is not: one short pass.
 
@@ -158,6 +160,7 @@ def status_command(invocation: Invocation, output: str) -> int:
 
 @click.command("unpin")
 @configured
+@DRY_RUN
 def unpin_command(invocation: Invocation) -> None:
     """Remove the block from the hosts file, and restore the lines that `on_conflict: adopt` commented out.
 
@@ -172,56 +175,8 @@ def unpin_command(invocation: Invocation) -> None:
     except ConfigError as error:  # the way out must not depend on it
         invocation.report.warning(f"{error}; the block is removed all the same")
         host = None
-    unpin(HostsFile(invocation.hosts_file, state_dir=invocation.state_dir), host, invocation.report)
-
-
-@click.command("install")
-@configured
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="An image mounted at DIR; calls no systemctl.",
-)
-@click.option(
-    "--kubelet-http2", is_flag=True, help="Also let kubelet notice a dead connection in 8 s instead of 45 s."
-)
-@click.option("--now", is_flag=True, help="Start the units as well as enabling them.")
-def install_command(invocation: Invocation, root: Path | None, kubelet_http2: bool, now: bool) -> None:
-    """Put the systemd units and a commented configuration on this node, and enable them.
-
-    Settings given as flags (--control-plane, --vip, ...) are filled into the new configuration; an existing one is
-    never overwritten. From apiha.pyz it also copies itself to /usr/local/bin/apiha.
-
-    \b
-    apiha install --control-plane 10.0.0.11,10.0.0.12,10.0.0.13 --vip 10.96.0.100 --kubelet-http2
-    """
-    from apiha.install.install import install
-
-    settings = {key: text for key, text in invocation.flags.items() if text is not None}
-    load(None, {}, settings)  # nothing that would not be read back is written
-    install(invocation.report, root=root, kubelet_http2=kubelet_http2, now=now, settings=settings)
-
-
-@click.command("uninstall")
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Uninstall from an image mounted at DIR; no systemctl.",
-)
-@click.option(
-    "--keep-block", is_flag=True, help="Leave the block in the hosts file: kubelet still uses the name."
-)
-@click.pass_obj
-def uninstall_command(invocation: Invocation, root: Path | None, keep_block: bool) -> None:
-    """Leave the machine as it was: stop and remove the units, what `install` wrote, and the block.
-
-    A configuration that was edited since is kept, and named.
-    """
-    from apiha.install.install import uninstall
-
-    uninstall(invocation.report, root=root, hosts_file=invocation.hosts_file, keep_block=keep_block)
+    hosts = HostsFile(invocation.hosts_file, state_dir=invocation.state_dir, preview=invocation.preview)
+    unpin(hosts, host, invocation.report)
 
 
 COMMANDS = (
@@ -232,6 +187,4 @@ COMMANDS = (
     reconcile_command,
     status_command,
     unpin_command,
-    install_command,
-    uninstall_command,
 )

@@ -17,6 +17,7 @@ from apiha.durations import parse_duration
 from apiha.errors import ApihaError
 from apiha.log import LogFormat, Reporter
 from apiha.paths import CONFIG_FILE, HOSTS_FILE, STATE_DIR
+from apiha.preview import Preview
 from apiha.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -80,12 +81,18 @@ class Invocation:
     state_dir: Path = STATE_DIR
     verbose: bool = False
     log_format: LogFormat = "text"
+    dry_run: bool = False
     flags: dict[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def report(self) -> Reporter:
         """Where events go; one for the whole run, for it knows whether a status line has to be taken away."""
-        return Reporter(log_format=self.log_format, verbose=self.verbose)
+        return Reporter(log_format=self.log_format, verbose=self.verbose, dry_run=self.dry_run)
+
+    @cached_property
+    def preview(self) -> Preview | None:
+        """Takes the changes of a run that only shows them; None for one that makes them."""
+        return Preview(print_result) if self.dry_run else None
 
     def config(self) -> Config:
         """The checked configuration; raises ConfigError."""
@@ -110,17 +117,22 @@ class Invocation:
 
         return Node(
             config=self.config(),
-            hosts=HostsFile(self.hosts_file, state_dir=self.state_dir),
+            hosts=HostsFile(self.hosts_file, state_dir=self.state_dir, preview=self.preview),
             name=node_name(self.report),
             report=self.report,
             state_dir=self.state_dir,
+            preview=self.preview,
         )
 
 
 def print_result(text: str, *, newline: bool = True) -> None:
-    """Write a command's result to stdout; raises ApihaError where that takes no more (a full disk)."""
+    """Write a command's result to stdout; raises ApihaError where that takes no more (a full disk).
+
+    What stdout's encoding does not have is written as an escape.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        click.echo(text, nl=newline)
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=newline)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -171,6 +183,20 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _take_dry_run(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    invocation = ctx.find_object(Invocation)
+    if invocation is not None:
+        invocation.dry_run = value
+
+
+# For every command that changes something. What was done so far in this run counts as done for what comes after it.
+DRY_RUN = click.option(
+    "--dry-run",
+    is_flag=True,
+    expose_value=False,
+    callback=_take_dry_run,
+    help="Print what would change, as diffs and commands; change nothing.",
+)
 OUTPUT = click.option(
     "--output",
     "-o",

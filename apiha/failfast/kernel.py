@@ -14,6 +14,7 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ExitCode, NotPermitted
 from apiha.failfast import rules
 from apiha.failfast.table import Table, parse_layout, parse_table
+from apiha.preview import Preview
 
 NFT_TIMEOUT = 10.0  # seconds; it takes some 0.02
 _PATH = os.pathsep.join(("/usr/sbin", "/sbin", "/usr/local/sbin"))  # where users' PATHs may not lead
@@ -71,8 +72,10 @@ def read() -> Table | None:
     return replace(table, knocks=all(layouts.get(name) == table.layout for name in rules.KNOCK_TABLES))
 
 
-def load(endpoints: Iterable[Endpoint], mode: rules.Mode) -> Done:
+def load(endpoints: Iterable[Endpoint], mode: rules.Mode, preview: Preview | None = None) -> Done:
     """Have the kernel watch these control planes. One transaction; where the layout is the same, state is kept.
+
+    With a `preview` the transaction is shown, and not made.
 
     Raises Unsupported, NotPermitted, ForeignTable.
     """
@@ -81,29 +84,37 @@ def load(endpoints: Iterable[Endpoint], mode: rules.Mode) -> Done:
     if before is not None and before.layout == rules.layout(mode, knock=before.knocks):
         if before.control_planes == wanted:
             return "unchanged"
-        refreshed = _nft("-f", "-", script=rules.refresh_script(wanted, knock=before.knocks))
+        refreshed = _change(rules.refresh_script(wanted, knock=before.knocks), preview)
         if refreshed.ok:
             return "refreshed"
         if not refreshed.missing:  # else flushed since it was read
             raise _failure("cannot change nftables", refreshed)
         before = None
-    loaded = _nft("-f", "-", script=rules.load_script(wanted, mode))
+    loaded = _change(rules.load_script(wanted, mode), preview)
     if not loaded.ok:  # a kernel that cannot copy packets, most likely; what the rest needs, the answer tells
-        loaded = _nft("-f", "-", script=rules.load_script(wanted, mode, knock=False))
+        loaded = _change(rules.load_script(wanted, mode, knock=False), preview)
     if not loaded.ok:
         raise _failure("cannot load the nftables table", loaded)
     return "loaded" if before is None else "replaced"
 
 
-def remove() -> bool:
-    """Take the tables away; False if there are none. Raises Unsupported, NotPermitted, ForeignTable."""
+def remove(preview: Preview | None = None) -> bool:
+    """Take the tables away, or show that; False if there are none. Raises Unsupported, NotPermitted, ForeignTable."""
     read()  # not somebody else's
     if not _present():
         return False
-    removed = _nft("-f", "-", script=rules.remove_script())
+    removed = _change(rules.remove_script(), preview)
     if not removed.ok:
         raise _failure("cannot remove the nftables table", removed)
     return True
+
+
+def _change(script: str, preview: Preview | None) -> _Answer:
+    """Make one transaction, or show it."""
+    if preview is None:
+        return _nft("-f", "-", script=script)
+    preview.command("nft", "-f", "-", stdin=script)
+    return _Answer(True, "", "")
 
 
 def _present() -> list[str]:

@@ -20,6 +20,7 @@ from apiha.hosts.rivalry import MAX_PAUSE, Rivalry, checksum, load, save
 from apiha.hosts.text import Edit, current, remove, render, splice
 from apiha.log import Reporter
 from apiha.paths import HOSTS_FILE, STATE_DIR
+from apiha.preview import Preview
 
 _ATTEMPTS = 20  # how often to start anew when another program changes the file meanwhile
 
@@ -67,7 +68,8 @@ class HostsFile:
 
     `path` may be a symlink: the file that it leads to is written. `state_dir` keeps the journal of a write in
     place if the file's own folder is read-only. `clock` and `sleep` (seconds) serve the wait for the lock,
-    `now` (seconds since 1970) tells how old a leftover is.
+    `now` (seconds since 1970) tells how old a leftover is. With a `preview`, what would be written is shown, and read
+    from then on; nothing is written or locked.
     """
 
     def __init__(
@@ -78,9 +80,12 @@ class HostsFile:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
+        preview: Preview | None = None,
     ) -> None:
         self.path = Path(path)
         self.state_dir = Path(state_dir)
+        self._preview = preview
+        self._shown: Edit | None = None  # the last one
         self._clock = clock
         self._sleep = sleep
         self._now = now
@@ -88,7 +93,7 @@ class HostsFile:
     def read(self) -> bytes:
         """The file's bytes; none if it does not exist. Raises HostsFileError, NotPermitted."""
         with self._explained():
-            return files.read(os.path.realpath(self.path))[0]
+            return self._shown.data if self._shown else files.read(os.path.realpath(self.path))[0]
 
     def interrupted(self) -> Path | None:
         """The backup left by a write in place that was killed; the next update settles it. Normally None."""
@@ -134,6 +139,8 @@ class HostsFile:
         target = os.path.realpath(self.path)
         deadline = self._clock() + lock_timeout
         with self._explained():
+            if self._preview is not None:
+                return self._show(target, change, self._preview)
             locked, what = self._open_lock(target)
             try:
                 self._lock(locked, what, deadline)
@@ -141,6 +148,17 @@ class HostsFile:
                 return replace(self._write(target, change, deadline), recovered=recovered)
             finally:
                 os.close(locked)
+
+    def _show(self, target: str, change: _Decide, preview: Preview) -> Change:
+        """What a write would do to the file, or to what was shown of it last."""
+        data, status = files.read(target)
+        before, missing = (self._shown.data, self._shown.gone) if self._shown else (data, status is None)
+        edit = change(before, missing)
+        if edit.data == before:
+            return Change(written=False)
+        preview.file(self.path, None if missing else before, None if edit.gone else edit.data)
+        self._shown = edit
+        return Change(True, edit.adopted, edit.repeated, edit.dropped)
 
     def _open_lock(self, target: str) -> tuple[int, str]:
         """What writers of this file lock: a descriptor, and its name.

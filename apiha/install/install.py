@@ -10,17 +10,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from apiha import files
-from apiha.config import template
+from apiha.config import PACKAGED, template
 from apiha.errors import ApihaError, NotPermitted
 from apiha.failfast import kernel
 from apiha.hosts import HostsFile
+from apiha.install import kubelet
 from apiha.install.tree import File, Link, Tree
 from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, systemctl, wanted_by
 from apiha.log import Reporter
-from apiha.paths import CONFIG_FILE, PROGRAM, STATE_DIR, UNIT_DIR
+from apiha.paths import (
+    CONFIG_FILE,
+    KUBELET_RECORD,
+    PACKAGED_PROGRAM,
+    PACKAGED_UNIT_DIR,
+    PROGRAM,
+    STATE_DIR,
+    UNIT_DIR,
+)
+from apiha.preview import Preview
 
 # The sandbox sets ProtectHome=yes and PrivateTmp=yes: services do not see what lies below these.
-_HIDDEN_FROM_UNITS = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # noqa: S108 (nothing is written there)
+HIDDEN_FROM_UNITS = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # noqa: S108 (nothing is written there)
 
 
 def install(
@@ -30,35 +40,34 @@ def install(
     kubelet_http2: bool = False,
     now: bool = False,
     settings: Mapping[str, str] | None = None,
+    preview: Preview | None = None,
 ) -> None:
     """Put the units, a commented configuration and, if asked, the kubelet drop-in on the machine or image at `root`.
 
     `settings` (key to text, already checked) are written into a new configuration. On a running machine the units
-    are enabled by systemctl, and started if `now`; in an image by their links. Raises NotPermitted or ApihaError, the
-    latter also where a file that install did not write is in the way; nothing is written then.
+    are enabled by systemctl, and started if `now`; in an image by their links. Program and units that a package brought
+    stay as they are. With a `preview` all is shown, and nothing changed. Raises NotPermitted or ApihaError, the latter
+    also where a file that install did not write is in the way; nothing is written then.
     """
     _check_root(root)
     with _permissions_explained("install"):
-        tree = Tree.recorded(root or Path("/"))
+        tree = Tree.recorded(root or Path("/"), preview)
         wanted: dict[Path, File | Link] = {}
-        program, archive = _program(tree, in_image=root is not None)
-        if archive is not None:
-            wanted[PROGRAM] = archive
+        if root is None and packaged():
+            program = str(PACKAGED_PROGRAM)
+        else:
+            program = _add_program(wanted, tree, in_image=root is not None)
         config = tree.at(CONFIG_FILE)
-        keep_config = os.path.lexists(config)
-        if not keep_config:
+        keep_config = configured(config)
+        new_config = not keep_config and (bool(settings) or not os.path.lexists(config))
+        if new_config:
             wanted[CONFIG_FILE] = File(template(settings).encode())
-        for unit in UNITS:
-            text = shipped(unit).replace(str(PROGRAM), program)
-            wanted[UNIT_DIR / unit] = File(text.encode())
-            if root is not None:
-                for target in wanted_by(text):
-                    wanted[UNIT_DIR / f"{target}.wants" / unit] = Link(UNIT_DIR / unit)
-        for drop_in in (*DROP_INS, *([KUBELET_HTTP2] if kubelet_http2 else [])):
-            wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
-        tree.put(wanted)
+        if kubelet_http2:
+            wanted[UNIT_DIR / KUBELET_HTTP2] = File(shipped(KUBELET_HTTP2).encode())
+        tree.put(wanted, may_replace=[CONFIG_FILE] if settings else [])
         if not keep_config:
-            report.info(f"wrote {config}" + ("" if settings else ": fill in control_plane and vip"))
+            words = f"wrote {config}" if new_config else f"kept {config}"
+            report.info(words + ("" if settings else ": fill in control_plane and vip"))
         else:
             report.info(f"kept {config}: it was there already")
             if settings:
@@ -66,65 +75,130 @@ def install(
         if kubelet_http2:
             report.info(f"wrote {tree.at(UNIT_DIR / KUBELET_HTTP2)}: takes effect when kubelet starts next")
     if root is None:
-        systemctl("daemon-reload")
-        systemctl("enable", *(["--now"] if now else []), *enableable())
+        systemctl("daemon-reload", preview=preview)
+        systemctl("enable", *(["--now"] if now else []), *enableable(), preview=preview)
     report.info(f"installed and enabled {', '.join(UNITS)}; they run {program}")
 
 
+def _add_program(wanted: dict[Path, File | Link], tree: Tree, *, in_image: bool) -> str:
+    """Add the program, units and drop-ins to what is wanted; returns the program's path as the machine will see it."""
+    program, archive = _program(tree, in_image=in_image)
+    if archive is not None:
+        wanted[PROGRAM] = archive
+    for unit in UNITS:
+        text = shipped(unit).replace(str(PROGRAM), program)
+        wanted[UNIT_DIR / unit] = File(text.encode())
+        if in_image:
+            for target in wanted_by(text):
+                wanted[UNIT_DIR / f"{target}.wants" / unit] = Link(UNIT_DIR / unit)
+    for drop_in in DROP_INS:
+        wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
+    return program
+
+
+def configured(config: Path) -> bool:
+    """Whether there is a configuration that somebody wrote. The commented one, as it is shipped, says nothing yet.
+
+    Raises OSError.
+    """
+    if not os.path.lexists(config):
+        return False
+    if config.is_symlink() or not config.is_file():
+        return True
+    return config.read_bytes() not in (template().encode(), PACKAGED.encode())
+
+
+def packaged() -> bool:
+    """Whether the running program and all units were put where they are by a package of the distribution."""
+    running = os.path.abspath(sys.argv[0])
+    names = {running, os.path.realpath(running), str(running_archive())}
+    return str(PACKAGED_PROGRAM) in names and all((PACKAGED_UNIT_DIR / unit).exists() for unit in UNITS)
+
+
 def uninstall(
-    report: Reporter, *, root: Path | None = None, hosts_file: Path, keep_block: bool = False
+    report: Reporter,
+    *,
+    root: Path | None = None,
+    hosts_file: Path,
+    keep_block: bool = False,
+    preview: Preview | None = None,
 ) -> None:
     """Leave the machine as it was before `install` and the first pin. What was edited since is kept, and named.
 
-    Raises NotPermitted or ApihaError.
+    With a `preview` all is shown, and nothing changed. Raises NotPermitted or ApihaError.
     """
     _check_root(root)
     with _permissions_explained("uninstall"):
-        tree = Tree.recorded(root or Path("/"))
+        tree = Tree.recorded(root or Path("/"), preview)
         if root is not None and not keep_block:
             hosts_file = tree.at(hosts_file, follow=True)
         state = tree.at(STATE_DIR, follow=True)
         # All places are worked out before anything is removed: a link that leads out of the image stops it here.
         recorded = {path: tree.at(path) for path in {**tree.files, **tree.pending}}
         folders = [tree.at(folder) for folder in tree.folders]
-        present = [unit for unit in UNITS if tree.at(UNIT_DIR / unit).exists()]
+        present = [
+            unit
+            for unit in UNITS
+            if tree.at(UNIT_DIR / unit).exists() or (root is None and (PACKAGED_UNIT_DIR / unit).exists())
+        ]
         if root is None and present:
-            systemctl("disable", "--now", *present)  # first: the path unit would put the block back
+            # Before the block is removed: the path unit would put it back.
+            systemctl("disable", "--now", *present, preview=preview)
+        if not keep_block:
+            kubelet.put_back(
+                report,
+                record=tree.at(KUBELET_RECORD, follow=True),
+                place=lambda path: tree.at(path, follow=True),
+                restart=lambda: _restart_kubelet(report, root, preview),
+                preview=preview,
+            )
         if root is None:
-            _remove_table(report)
+            _remove_table(report, preview)
         if not keep_block and hosts_file.exists():
-            change = HostsFile(hosts_file, state_dir=state).unpin()
+            change = HostsFile(hosts_file, state_dir=state, preview=preview).unpin()
             change.report(report, hosts_file)
             if change.written:
                 report.info(
                     f"removed the block from {hosts_file}; clients on this node that name the host need another way"
                 )
-        for swept in (os.path.realpath(hosts_file), *map(str, recorded.values())):
+        for swept in (os.path.realpath(hosts_file), *map(str, recorded.values())) if preview is None else ():
             files.sweep(swept, min_age=0.0)  # nobody else writes any more
+        ships_configuration = root is None and packaged()
         for path, place in recorded.items():
-            if tree.unchanged(path):
-                place.unlink()
-            elif os.path.lexists(place):
-                report.warning(
-                    f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
-                )
+            if not tree.unchanged(path):
+                if os.path.lexists(place):
+                    report.warning(
+                        f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
+                    )
+            elif path == str(CONFIG_FILE) and ships_configuration:
+                tree.give_back(CONFIG_FILE, File(PACKAGED.encode()))
+            else:
+                tree.remove(path)
         for kept in tree.clear_state():
             report.warning(
                 f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"
             )
-        for folder in reversed(folders):
+        for folder in reversed(folders) if preview is None else ():
             with contextlib.suppress(OSError):  # not empty: somebody else uses it now
                 folder.rmdir()
     if root is None and present:
-        systemctl("daemon-reload")
-        systemctl("reset-failed", *present, check=False)
+        systemctl("daemon-reload", preview=preview)
+        systemctl("reset-failed", *present, check=False, preview=preview)
     report.info("uninstalled" if recorded else "nothing was installed by `apiha install`")
 
 
-def _remove_table(report: Reporter) -> None:
+def _restart_kubelet(report: Reporter, root: Path | None, preview: Preview | None) -> None:
+    if root is None:
+        try:
+            systemctl("restart", "kubelet.service", preview=preview)
+        except ApihaError as error:
+            report.warning(str(error))
+
+
+def _remove_table(report: Reporter, preview: Preview | None) -> None:
     """Take the nftables table away if there is one; stopping the unit has done so where the unit was active."""
     try:
-        if kernel.remove():
+        if kernel.remove(preview):
             report.info("removed the nftables table `inet apiha`")
     except kernel.ForeignTable as error:
         report.warning(str(error))
@@ -163,7 +237,7 @@ def _program(tree: Tree, *, in_image: bool) -> tuple[str, File | None]:
         program = Path("/") / program.relative_to(tree.root.resolve())
     if not os.access(tree.at(program, follow=True), os.X_OK):
         raise ApihaError(f"{program} is not in the image: install with apiha.pyz, which brings itself along")
-    if not in_image and any(program.is_relative_to(hidden) for hidden in _HIDDEN_FROM_UNITS):
+    if not in_image and any(program.is_relative_to(hidden) for hidden in HIDDEN_FROM_UNITS):
         raise ApihaError(
             f"{program}: systemd units cannot see this place (ProtectHome, PrivateTmp); "
             "install apiha below /opt or /usr/local, or use apiha.pyz"

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apiha import files
 from apiha.errors import ApihaError
 from apiha.paths import INSTALL_RECORD, STATE_DIR
+from apiha.preview import Preview
 
 # How the files end that a killed write of the hosts file in place leaves (apiha.hosts.journal).
 _BYTES_OF_BEFORE = (".apiha-saved", ".apiha-backup", ".apiha-intended")
@@ -57,11 +58,12 @@ class Tree:
     folders: list[str] = field(default_factory=list)  # made by us, outermost first
     # What a run is about to write, kept on the disk meanwhile: a kill leaves nothing that nobody knows.
     pending: dict[str, str] = field(default_factory=dict)
+    preview: Preview | None = None  # takes what would be written, and nothing is
 
     @classmethod
-    def recorded(cls, root: Path) -> Tree:
+    def recorded(cls, root: Path, preview: Preview | None = None) -> Tree:
         """The tree with what the record on its disk says; raises ApihaError if that is damaged, OSError."""
-        tree = cls(root)
+        tree = cls(root, preview=preview)
         record = tree.at(INSTALL_RECORD, follow=True)
         try:
             document = json.loads(record.read_text(encoding="utf-8"))
@@ -97,11 +99,18 @@ class Tree:
                 )
         return place
 
-    def put(self, wanted: Mapping[Path, File | Link]) -> None:
-        """Write all of it, or nothing if something that is not ours is in the way (ApihaError). Raises OSError."""
+    def put(self, wanted: Mapping[Path, File | Link], *, may_replace: Collection[Path] = ()) -> None:
+        """Write all of it, or nothing if something that is not ours is in the way (ApihaError). Raises OSError.
+
+        What lies at a path of `may_replace` is not in the way.
+        """
         self.at(STATE_DIR, follow=True)
         self._settle()
-        ours = {path: entry for path, entry in wanted.items() if not self._foreign(path, entry)}
+        ours = {
+            path: entry
+            for path, entry in wanted.items()
+            if path in may_replace or not self._foreign(path, entry)
+        }
         self.pending = {str(path): entry.mark for path, entry in ours.items()}
         for path in (STATE_DIR, *(path.parent for path in ours)):
             self.folders += [
@@ -109,6 +118,9 @@ class Tree:
                 for folder in _with_parents(path)
                 if not self.at(folder).exists() and str(folder) not in self.folders
             ]
+        if self.preview is not None:
+            self._show(ours, self.preview)
+            return
         self._save()
         for path, entry in ours.items():
             self._make_folder(path.parent)
@@ -120,6 +132,23 @@ class Tree:
         self.files |= self.pending
         self.pending = {}
         self._save()
+
+    def remove(self, path: str) -> None:
+        """Remove a recorded file or link, or show that. Raises OSError."""
+        place = self.at(path)
+        if self.preview is None:
+            place.unlink()
+        elif place.is_symlink():
+            self.preview.command("rm", str(place))
+        else:
+            self.preview.file(place, place.read_bytes(), None)
+
+    def give_back(self, path: Path, file: File) -> None:
+        """Put in the place of what we wrote what a package had there, or show that. Raises OSError, ApihaError."""
+        if self.preview is None:
+            self._replace(path, file)
+        else:
+            self.preview.file(self.at(path), self.at(path).read_bytes(), file.data)
 
     def unchanged(self, path: str) -> bool:
         """Whether what lies at a recorded path is still what was put there."""
@@ -134,19 +163,35 @@ class Tree:
         for entry in sorted(entries, key=lambda entry: entry.name == INSTALL_RECORD.name):
             if entry.name.endswith(_BYTES_OF_BEFORE):
                 kept.append(entry)
+            elif self.preview is not None:
+                self.preview.command("rm", "-r", str(entry))
             elif entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        if not kept and not folder.is_symlink():
+        if not kept and not folder.is_symlink() and self.preview is None:
             with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
         return kept
 
+    def _show(self, ours: Mapping[Path, File | Link], preview: Preview) -> None:
+        """What `put` would write, the record included."""
+        self.files |= self.pending
+        self.pending = {}
+        for path, entry in (*ours.items(), (INSTALL_RECORD, self._record())):
+            place = self.at(path)
+            if isinstance(entry, File):
+                preview.file(place, place.read_bytes() if place.is_file() else None, entry.data)
+            elif self._mark(path) != entry.mark:
+                preview.link(place, entry.target)
+
+    def _record(self) -> File:
+        document = {"files": self.files, "folders": self.folders, "pending": self.pending}
+        return File(f"{json.dumps(document, indent=1)}\n".encode())
+
     def _save(self) -> None:
         self._make_folder(STATE_DIR)
-        document = {"files": self.files, "folders": self.folders, "pending": self.pending}
-        self._replace(INSTALL_RECORD, File(f"{json.dumps(document, indent=1)}\n".encode()))
+        self._replace(INSTALL_RECORD, self._record())
 
     def _mark(self, path: Path | str) -> str | None:
         """What lies at a path, as the record would say it; "" for what install never makes, None for nothing."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from apiha.errors import ApihaError
 from apiha.paths import SYSTEMD_RUNS
+from apiha.preview import Preview
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable  # moves to importlib.resources.abc, which Python 3.10 does not have
@@ -52,12 +53,18 @@ def enableable() -> list[str]:
     return [unit for unit in UNITS if wanted_by(shipped(unit))]
 
 
-def systemctl(*arguments: str, check: bool = True) -> None:
-    """Run systemctl; raises ApihaError with its own words. Without a running systemd only `enable` makes sense."""
+def systemctl(*arguments: str, check: bool = True, preview: Preview | None = None) -> None:
+    """Run systemctl, or show it in `preview`; raises ApihaError with its own words.
+
+    Without a running systemd only `enable` makes sense.
+    """
     running = SYSTEMD_RUNS.is_dir()
     if not running and arguments[0] not in ("enable", "disable"):
         return
     command = ["systemctl", *(word for word in arguments if running or word != "--now")]
+    if preview is not None:
+        preview.command(*command)
+        return
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMCTL_TIMEOUT, check=False)
     except FileNotFoundError:

@@ -20,6 +20,7 @@ from apiha.node import memory
 from apiha.node.choice import interleave
 from apiha.node.learned import node_prober
 from apiha.paths import MACHINE_ID, STATE_DIR
+from apiha.preview import Preview
 from apiha.probe import Prober, trial_order
 
 LOOPBACK = "127.0.0.1"  # where a control-plane node's own API server answers
@@ -40,6 +41,7 @@ class Node:
     name: str
     report: Reporter
     state_dir: Path = STATE_DIR
+    preview: Preview | None = None  # `hosts` has the same
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=random.Random)
     make_prober: Callable[[Config], Prober] = Prober.from_config
@@ -92,8 +94,8 @@ class Node:
     def remember(self, new: memory.Memory) -> None:
         """Keep it for the next run, and for the rest of this one even where the disk takes nothing. Raises OSError."""
         self._unsaved = new
-        memory.save(self.state_dir, new)
-        self._unsaved = None
+        memory.save(self.state_dir, new, self.preview)
+        self._unsaved = None if self.preview is None else new
 
     def prober(self, *, timeless: bool = False) -> Prober:
         """A prober as the configuration describes it, without the client certificate if that cannot be used.

@@ -82,6 +82,12 @@ def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
     return tuple(sorted(found))
 
 
+def ask(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, Any]:
+    """Status and document of one request, for those who want something else; raises NotLearned."""
+    status, data = _get(prober, endpoint, path)
+    return status, _json(endpoint, data)
+
+
 def _json(endpoint: Endpoint, data: bytes) -> Any:
     try:
         return json.loads(data)

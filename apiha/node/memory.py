@@ -18,6 +18,7 @@ from typing import Any
 
 from apiha import files
 from apiha.endpoint import Endpoint, parse_ip, parse_port
+from apiha.preview import Preview
 
 FILE = "control-planes.json"  # in the state directory
 MOST = 32  # addresses; no cluster has more control planes, and each is one more that a pin may have to try
@@ -113,9 +114,8 @@ def load(state_dir: Path) -> Memory:
     return Memory(_newest({each.endpoint: each for each in seen}.values()), _read_cluster(cluster))
 
 
-def save(state_dir: Path, memory: Memory) -> None:
-    """Keep the memory for the next run. Raises OSError."""
-    state_dir.mkdir(parents=True, exist_ok=True)
+def save(state_dir: Path, memory: Memory, preview: Preview | None = None) -> None:
+    """Keep the memory for the next run, or show that. Raises OSError."""
     document = {
         "control_planes": [
             {
@@ -128,6 +128,11 @@ def save(state_dir: Path, memory: Memory) -> None:
         "cluster": {"uid": memory.cluster.uid, "ca": memory.cluster.ca},
     }
     path, data = str(state_dir / FILE), f"{json.dumps(document, indent=1)}\n".encode()
+    if preview is not None:
+        before, status = files.read(path)
+        preview.file(path, None if status is None else before, data)
+        return
+    state_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(files.ChangedMeanwhileError):  # another run has just kept what it learned
         files.replace(path, data, files.read(path)[1])
 

@@ -39,6 +39,7 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> Block:
         if not order:
             require_control_plane(node.config)
     start = node.clock.monotonic()
+    wait = wait if node.preview is None else 0.0  # one try says what would be written
     deadline = start + wait
     attempt, failures = 0, "no answer in time"
     while True:

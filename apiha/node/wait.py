@@ -25,6 +25,7 @@ VIP_INTERVAL = 1.0  # seconds between two looks at a VIP that does not answer ye
 VIP_INTERVAL_MAX = 5.0  # ... once it has been silent for a while; nothing on the cluster waits for us
 RECHECK_INTERVAL = 3.0  # seconds between two looks at the pinned control plane; a handshake each, so not less
 RECHECK_INTERVAL_MAX = 30.0  # ... once the wait is long: ten thousand workers may wait for the same VIP
+DRY_LOOK = 5.0  # seconds that a dry run looks at the VIP: enough for three answers
 STILL_WAITING_INTERVAL = 60.0  # seconds between two log lines of a wait in which nothing changes
 
 
@@ -47,6 +48,8 @@ class _Wait:
         self.node = node
         self.vip = vip
         self.start = node.clock.monotonic()
+        if node.preview is not None:  # which may not wait for what nobody brings about
+            timeout = DRY_LOOK if timeout is None else min(timeout, DRY_LOOK)
         self.deadline = None if timeout is None else self.start + timeout
         self.proof = VipProof()
         self.check_at = self.start

@@ -15,11 +15,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from apiha.config import Config, read_text, require_control_plane
+from apiha.config import Config, require_control_plane
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError, NotPermitted
 from apiha.failfast import kernel
 from apiha.hosts import HostsFile, current, find_foreign, parse
+from apiha.install.machine import cloud_init_rewrites
 from apiha.install.units import SANDBOX, UNITS
 from apiha.node import memory
 from apiha.node.context import LOOPBACK
@@ -37,15 +38,6 @@ from apiha.status.model import (
     UnitState,
 )
 from apiha.trust import fingerprint, load_ca, read_kubeconfig
-
-CLOUD_CONFIGS = (
-    "etc/cloud/cloud.cfg",
-    "etc/cloud/cloud.cfg.d/*.cfg",
-    "var/lib/cloud/instance/cloud-config.txt",
-)
-# `true` and `template` make cloud-init rewrite the whole file at each boot; `localhost` only touches 127.0.1.1:
-# https://cloudinit.readthedocs.io/en/latest/reference/modules.html#update-etc-hosts
-_REWRITES = (True, "true", "True", "template")
 
 
 def look(
@@ -76,7 +68,7 @@ def look(
         units=unit_states(),
         kubelet=_look_at_kubelet(root),
         fail_fast=_look_at_fail_fast(),
-        rewritten_by=_cloud_init_rewrites(root),
+        rewritten_by=cloud_init_rewrites(root),
         nsswitch=_nsswitch(root),
     )
 
@@ -94,7 +86,7 @@ def look_unconfigured(
         config_error=str(error),
         all_known=False,
         units=unit_states(),
-        rewritten_by=_cloud_init_rewrites(root),
+        rewritten_by=cloud_init_rewrites(root),
         nsswitch=_nsswitch(root),
     )
 
@@ -281,25 +273,3 @@ def _nsswitch(root: Path) -> tuple[str, ...] | None:
     except OSError:
         return None
     return next((tuple(line.split("#")[0].split()) for line in lines if line.startswith("hosts:")), None)
-
-
-def _cloud_init_rewrites(root: Path) -> tuple[tuple[str, int], ...]:
-    """Files and lines that turn cloud-init's rewriting on; the last word wins, as in cloud-init."""
-    import yaml
-
-    if (root / "etc/cloud/cloud-init.disabled").exists():
-        return ()
-    found: tuple[tuple[str, int], ...] = ()
-    for pattern in CLOUD_CONFIGS:
-        for path in sorted(root.glob(pattern)):
-            try:
-                text = read_text(path, "cloud-init's configuration")
-                document = yaml.safe_load(text)
-            except (ConfigError, yaml.YAMLError, RecursionError, ValueError):
-                continue
-            if not isinstance(document, dict) or "manage_etc_hosts" not in document:
-                continue
-            lines = enumerate(text.splitlines(), start=1)
-            number = next((n for n, line in lines if line.startswith("manage_etc_hosts")), 1)
-            found = ((str(path), number),) if document["manage_etc_hosts"] in _REWRITES else ()
-    return found

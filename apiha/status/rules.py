@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Severity
+from apiha.install.kubeconfig import is_url_of
 from apiha.install.units import SANDBOX
 from apiha.node.choice import MISLEADING, worth_moving
 from apiha.node.context import LOOPBACK
@@ -314,21 +314,13 @@ def unit_missing(seen: Observations) -> Iterator[Found]:
 def kubeconfig(seen: Observations) -> Iterator[Found]:
     """A kubelet that does not use the name; one of a control plane may ask the API server beside it (kubeadm's way)."""
     server, host, port = seen.kubelet.server, seen.config.host, seen.config.port
-    if seen.config.role == "control-plane" or server is None or _is_url_of(server, host, port):
+    if seen.config.role == "control-plane" or server is None or is_url_of(server, host, port):
         return
     wanted = f"https://{host}:{port}"
     yield Found(
         f"{seen.kubelet.path}: server: {server} is not {wanted}: kubelet does not use what apiha writes",
-        advice=f"set server: {wanted} and restart kubelet",
+        advice=f"`apiha install --now --kubelet`, or set server: {wanted} and restart kubelet",
     )
-
-
-def _is_url_of(url: str, host: str, port: int) -> bool:
-    try:
-        parts = urlsplit(url)
-        return (parts.scheme, parts.hostname, parts.port or 443) == ("https", host, port)
-    except ValueError:  # a port that is not a number, a bracket left open
-        return False
 
 
 def cloud_init(seen: Observations) -> Iterator[Found]:

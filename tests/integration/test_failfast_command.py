@@ -209,3 +209,15 @@ def test_whoever_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(NotPermitted, match=r"^cannot read nftables: not permitted; run it as root$"):
         kernel.read()
+
+
+def test_a_dry_run_shows_the_transaction_and_makes_none(machine: Machine) -> None:
+    """On and off; a table that is as it should be needs no transaction."""
+    shown = machine.fail_fast("on", "--dry-run")
+    assert "would run: nft -f - <<'END'" in shown
+    assert "dry run: fail fast loaded" in shown
+    assert machine.tables() == set()
+    machine.fail_fast("on")
+    assert "would run" not in machine.fail_fast("on", "--dry-run")
+    assert "would run: nft -f -" in machine.fail_fast("off", "--dry-run")
+    assert machine.tables() == OURS

@@ -17,6 +17,8 @@ from apiha.cli.options import OWN_VARIABLES
 from apiha.config import Config, load, template
 from apiha.durations import parse_duration
 from apiha.errors import ConfigError
+from apiha.install.checks import ANCHORS as INSTALL_ANCHORS
+from apiha.install.checks import CHECKS as INSTALL_CHECKS
 from apiha.install.units import UNITS
 from apiha.manifests.judge import ANCHORS
 from apiha.settings import SETTINGS, Setting
@@ -246,6 +248,15 @@ def test_every_check_of_the_manifests_links_to_a_heading() -> None:
     for anchor in ANCHORS.values():
         name, _, heading = anchor.partition("#")
         assert heading in anchors(page(name))
+
+
+def test_every_check_of_install_is_documented() -> None:
+    """Each has its row, and the links that `apiha install` prints lead to headings that exist."""
+    for anchor in INSTALL_ANCHORS.values():
+        name, _, heading = anchor.partition("#")
+        assert heading in anchors(page(name))
+    table = rows(section(page("operations.md"), "## What `apiha install` checks"))
+    assert len(table) - 1 == len(INSTALL_CHECKS)
 
 
 def test_the_lines_of_the_journal_are_those_of_the_code() -> None:

@@ -1,0 +1,272 @@
+"""One command on a node that is in a cluster: real kube-apiservers and kube-proxy, a machine that boots systemd.
+
+kubelet is a stand-in that renews its Lease by kubelet.conf, with the certificate of `system:node:NAME`: the Node
+authorizer and NodeRestriction are on, so what it and apiha may do is what they may do in a real cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from apiha.config import PACKAGED
+from apiha.install.units import UNITS
+from tests.support.kube import Cluster, require_assets
+from tests.support.machine import Machine, requires_machine, root_filesystem
+
+PYZ = Path(__file__).resolve().parents[2] / "dist/apiha.pyz"
+KUBELET = Path(__file__).resolve().parents[1] / "support/lease_kubelet.py"
+
+pytestmark = [
+    requires_machine,
+    pytest.mark.skipif(not PYZ.exists(), reason="needs dist/apiha.pyz: run `make dist`, or `make e2e`"),
+    pytest.mark.timeout(600),
+]
+
+NODE, NAME, VIP = "worker-1", "apiserver.cluster.local", "10.96.0.100"
+PLANES = ("10.0.0.11", "10.0.0.12")
+OLD, NEW = f"https://{PLANES[0]}:6443", f"https://{NAME}:6443"
+CONF, PEM = "/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/pki/kubelet-client-current.pem"
+INSTALL = ["python3", "/opt/apiha.pyz", "install", "--now"]
+UNINSTALL = ["python3", "/opt/apiha.pyz", "uninstall"]
+KUBELET_SERVICE = f"""\
+[Service]
+ExecStart=/usr/bin/kubelet {NODE}
+Restart=always
+RestartSec=1
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two control planes, whose certificates name their addresses too, and what `apiha manifests` prints."""
+    require_assets("kube-apiserver", "etcd", "kube-proxy", "kubectl")
+    try:
+        root_filesystem()
+    except RuntimeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
+    with Cluster(n=2, directory=tmp_path_factory.mktemp("kube"), ip_sans=True) as cluster:
+        cluster.wait_endpoints(cluster.addresses)
+        shown = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "apiha",
+                "manifests",
+                "--vip",
+                VIP,
+                "--image",
+                "registry.example.com/apiha",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        applied = cluster.kubectl("apply", "-f", "-", stdin=shown.stdout)
+        assert applied.returncode == 0, applied.stderr
+        status, answer = cluster.api(
+            "PATCH",
+            "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/apiserver",
+            {
+                "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [address]} for address in cluster.addresses],
+            },
+        )
+        assert status == 200, answer
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def machine(cluster: Cluster) -> Iterator[Machine]:
+    """A worker as `kubeadm join` leaves it, booted; kube-proxy runs on its network."""
+    host = cluster.add_worker(NODE)
+    credentials = cluster.client(f"system:node:{NODE}")
+    conf = yaml.safe_load(cluster.kubeconfig(f"system:node:{NODE}", server=OLD).read_text())
+    conf["users"][0]["user"] = {"client-certificate": PEM, "client-key": PEM}
+    with Machine(NODE, host) as machine:
+        machine.write("/usr/bin/kubelet", KUBELET.read_bytes(), mode=0o755)
+        machine.write("/etc/systemd/system/kubelet.service", KUBELET_SERVICE)
+        machine.write(CONF, yaml.safe_dump(conf), mode=0o600)
+        machine.write("/etc/kubernetes/pki/ca.crt", cluster.ca_file.read_text())
+        machine.write(PEM, credentials.cert.read_text() + credentials.key.read_text(), mode=0o600)
+        machine.write("/opt/apiha.pyz", PYZ.read_bytes(), mode=0o755)
+        machine.boot()
+        machine.run(["systemctl", "enable", "--now", "kubelet.service"])
+        cluster.start_kube_proxy(host, cluster.hosts())
+        machine.wait_for_journal("kubelet.service", f"renewed the Lease at {OLD}")
+        yield machine
+
+
+@pytest.fixture
+def node(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The worker without apiha, before and after; shows its journal if the test fails."""
+    failures = request.session.testsfailed
+    yield machine
+    if request.session.testsfailed > failures:
+        sys.stderr.write(machine.report())
+    machine.run(["rm", "-f", "/etc/no-name"])
+    machine.run(UNINSTALL, check=False)
+
+
+def tree(machine: Machine) -> dict[str, tuple[int, str]]:
+    """Every path that apiha could write, with its mode and what it holds."""
+    found = {}
+    for folder in ("etc", "usr/local", "usr/lib/systemd", "var/lib/apiha", "var/lib/kubelet"):
+        for path in sorted((machine.root / folder).rglob("*")):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                content = str(path.readlink()) if path.is_symlink() else ""
+            found[str(path.relative_to(machine.root))] = (status.st_mode, content)
+    return found
+
+
+def server(machine: Machine) -> str:
+    """What kubelet.conf names."""
+    found = re.search(r"^\s*server: (\S+)$", machine.read(CONF), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def lease(cluster: Cluster) -> str:
+    """When the node's Lease was renewed."""
+    status, document = cluster.api(
+        "GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}"
+    )
+    assert status == 200
+    return str(document["spec"]["renewTime"])
+
+
+def test_a_dry_run_shows_everything_and_changes_nothing(node: Machine) -> None:
+    """Found settings, checks, the diff of each file, each command; the machine is byte for byte as before."""
+    before = tree(node)
+    done = node.run([*INSTALL, "--kubelet", "--dry-run"])
+    assert tree(node) == before
+    assert f"dry run: found control_plane: {','.join(PLANES)}: the Service default/kubernetes" in done.stderr
+    assert f"{PLANES[0]}:6443 says so to system:node:{NODE}" in done.stderr
+    assert f"✓ 2 control planes and the VIP answer with a certificate for {NAME}" in done.stdout
+    assert f'+vip: "{VIP}"' in done.stdout
+    for unit in UNITS:
+        assert f"+++ /etc/systemd/system/{unit}" in done.stdout
+    assert f"-    server: {OLD}\n+    server: {NEW}\n" in done.stdout
+    assert "would run: systemctl enable --now apiha-bootstrap.service" in done.stdout
+    assert "would run: systemctl restart kubelet.service" in done.stdout
+
+
+def test_one_command_and_back(node: Machine, cluster: Cluster) -> None:
+    """`install --now --kubelet` without any setting: found, checked, swapped, kubelet on the name, its Lease renewed.
+
+    Then `status` finds nothing, and `uninstall` gives everything back.
+    """
+    before = tree(node)
+    done = node.run([*INSTALL, "--kubelet"])
+    config = yaml.safe_load(node.read("/etc/apiha/config.yaml"))
+    assert config == {"control_plane": list(PLANES), "vip": VIP}
+    assert f"kubelet uses the name: {NODE} renewed its Lease" in done.stderr
+    assert server(node) == NEW
+    assert stat.S_IMODE(node.path(CONF).stat().st_mode) == 0o600
+    node.wait_for_journal("kubelet.service", f"renewed the Lease at {NEW}")
+    # What the addresses say of the swap is what `status` checks.
+    node.wait_until(
+        lambda: node.run(["apiha", "status"], check=False).returncode == 0,
+        "status finds no error",
+        timeout=30,
+    )
+    assert "kubelet does not use what apiha writes" not in node.run(["apiha", "status"]).stdout
+
+    again = node.run([*INSTALL, "--kubelet"])
+    assert "already" in again.stderr
+    shown = tree(node)
+    node.run([*UNINSTALL, "--dry-run"])
+    assert tree(node) == shown
+
+    node.run(UNINSTALL)
+    assert tree(node) == before
+    renewed = lease(cluster)
+    node.wait_until(lambda: lease(cluster) != renewed, "kubelet renews its Lease without apiha", timeout=30)
+
+
+def test_a_kubelet_that_does_not_come_back_is_put_back(node: Machine, cluster: Cluster) -> None:
+    """No renewal within 30 s: exit code 11, the old bytes, and a kubelet that renews its Lease again."""
+    before = node.read(CONF)
+    node.write("/etc/no-name", "")
+    done = node.run([*INSTALL, "--kubelet"], check=False)
+    assert done.returncode == 11, done.stderr
+    assert f"did not renew the Lease of {NODE} within 30 s" in done.stderr
+    assert node.read(CONF) == before
+    assert not node.path("/var/lib/apiha/kubelet.json").exists()
+    renewed = lease(cluster)
+    node.wait_until(lambda: lease(cluster) != renewed, "kubelet renews its Lease again", timeout=30)
+
+
+def test_somebody_at_a_terminal_is_asked(node: Machine) -> None:
+    """Without --kubelet: no is the default; without a terminal nobody is asked, and the line says how."""
+    done = node.run(INSTALL)
+    assert f"kubelet still uses {OLD}: `apiha install --now --kubelet`" in done.stderr
+    for key, wanted in (("\n", OLD), ("y\n", NEW)):
+        seen = node.run(["script", "-qec", " ".join(INSTALL), "/dev/null"], input=key)
+        assert f"kubelet uses {OLD}. Point it at {NEW} and restart it? [y/N]" in seen.stdout
+        assert server(node) == wanted
+
+
+def test_a_foreign_line_stops_it_before_anything_is_written(node: Machine) -> None:
+    """Exit code 7, the line named, the machine as before."""
+    hosts = node.read("/etc/hosts")
+    node.write("/etc/hosts", f"{hosts}10.9.9.9 {NAME}\n")
+    before = tree(node)
+    try:
+        done = node.run(INSTALL, check=False)
+        assert done.returncode == 7, done.stderr
+        assert f"✗ another line names {NAME}: /etc/hosts:" in done.stdout
+        assert "nothing was written: 1 check failed" in done.stderr
+        assert tree(node) == before
+    finally:
+        node.write("/etc/hosts", hosts)
+
+
+def test_a_package_keeps_its_program_and_units(node: Machine) -> None:
+    """Run as /usr/bin/apiha with the units in /usr/lib/systemd/system: only the configuration is written.
+
+    `uninstall` gives the shipped one back.
+    """
+    program = PYZ.read_bytes()
+    node.write("/usr/bin/apiha", program, mode=0o755)
+    folder = "/usr/lib/systemd/system"
+    systemd = Path(__file__).resolve().parents[2] / "systemd"
+    for path in systemd.rglob("apiha-*"):
+        if path.is_file():
+            text = path.read_text().replace("/usr/local/bin/apiha", "/usr/bin/apiha")
+            node.write(f"{folder}/{path.relative_to(systemd)}", text)
+    for path in systemd.glob("apiha-*.d/*.conf"):
+        node.write(f"{folder}/{path.relative_to(systemd)}", path.read_text())
+    node.write("/etc/apiha/config.yaml", PACKAGED)
+    node.run(["systemctl", "daemon-reload"])
+    before = tree(node)
+    try:
+        done = node.run(["/usr/bin/apiha", "install", "--now"])
+        assert "they run /usr/bin/apiha" in done.stderr
+        after = tree(node)
+        new = {path for path in after if path not in before}
+        assert not any(path.startswith(("usr", "etc/systemd/system/apiha")) for path in new), new
+        assert yaml.safe_load(node.read("/etc/apiha/config.yaml"))["vip"] == VIP
+        node.wait_until(lambda: VIP in node.read("/etc/hosts"), "the pin")
+        node.run(["/usr/bin/apiha", "uninstall"])
+        assert tree(node) == before
+        states = node.run(["systemctl", "is-enabled", *UNITS], check=False).stdout.split()
+        assert "enabled" not in states
+    finally:
+        node.run(["sh", "-c", f"rm -rf /usr/bin/apiha {folder}/apiha-* /etc/apiha; systemctl daemon-reload"])
