@@ -38,6 +38,7 @@ from tests.bench.fleet_model import (
     simulate_swap,
 )
 from tests.bench.fleet_passes import a_boot
+from tests.bench.fleet_plots import plots
 from tests.bench.fleet_report import Findings, Scenario
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
@@ -181,7 +182,7 @@ def main() -> int:
     print(text)
     if options.write is not None:
         (options.write / "scale.md").write_text(text, encoding="utf-8")
-        for name, image in report.plots(found).items():
+        for name, image in plots(found).items():
             (options.write / name).write_text(image, encoding="utf-8")
     for promise in found.broken_promises():
         print(f"not as promised: {promise}", file=sys.stderr)

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.bench.fleet_model import (
     simulate_swap,
 )
 from tests.bench.fleet_passes import a_boot, a_pass
+from tests.bench.fleet_real import Run, section
 
 ROOT = Path(__file__).resolve().parents[2]
 THREE = planes(11, 12, 13)
@@ -160,3 +162,17 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(made[0]) == ["scale-boot.svg", "scale-loss.svg", "scale-rest.svg", "scale.md"]
     assert made[0] == made[1]
     assert made[0]["scale.md"] != made[2]["scale.md"]
+
+
+def test_the_section_on_real_processes_has_the_model_beside_each_run() -> None:
+    """One row measured, one simulated: the same workers choose the same control planes where nothing is lost."""
+    chosen = Counter(APIHA.order(f"worker-{number:06d}", THREE)[0].address for number in range(60))
+    counts = {endpoint.address: chosen[endpoint.address] for endpoint in THREE}
+    times = [0.2] * 60
+    run = Run(
+        "3, all well", list(counts), None, 0.2, counts, chosen, times, times, counts, [10.0] * 60, times
+    )
+    rows = [line.split("|")[2:7] for line in section([run], 60).splitlines() if line.startswith("| ")]
+    (real, *measured), (model, *simulated) = rows[-2:]
+    assert (real.strip(), model.strip()) == ("real", "simulated")
+    assert measured == simulated
