@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e e2e-cluster e2e-cluster-full soak lint lint-style lint-types \
-	lint-imports lint-version format bench bench-failover bench-fleet docs docs-serve dist chart lock clean
+	lint-imports lint-version format bench bench-failover bench-fleet docs docs-serve dist pyz deb release chart lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -35,17 +35,20 @@ test-pythons: ## `make test` with each Python from 3.10 to 3.14 that is found; n
 	$(PYTHON) tools/pythons.py
 
 HELM := $(VENV)/.helm
-e2e: venv $(HELM) dist ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
+e2e: venv $(HELM) ## Boots systemd, runs real kube-apiservers (root; see tests/e2e)
+	$(BIN)/python -m tools.dist pyz deb
 	$(BIN)/python -m pytest $(or $(TESTS),tests/e2e)
 
 $(HELM): requirements-helm.lock $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-helm.lock
 	@touch $@
 
-e2e-cluster: venv dist ## A genuine kubeadm cluster on machines of its own (root; see tests/cluster)
+e2e-cluster: venv ## A genuine kubeadm cluster on machines of its own (root; see tests/cluster)
+	$(BIN)/python -m tools.dist pyz deb
 	$(BIN)/python -m pytest $(or $(TESTS),tests/cluster) -m "not full"
 
-e2e-cluster-full: venv dist ## The same with every scenario
+e2e-cluster-full: venv ## The same with every scenario
+	$(BIN)/python -m tools.dist pyz deb
 	$(BIN)/python -m pytest $(or $(TESTS),tests/cluster)
 
 SOAK ?= --seconds 120
@@ -93,10 +96,18 @@ $(DOCS)/.installed: requirements-docs.lock
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
-dist: venv ## A wheel, an sdist, and dist/apiha.pyz: one file that runs with nothing but python3
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(BIN)/python tools/pyz.py dist/apiha.pyz
+dist: venv ## What a release consists of: wheel, sdist, apiha.pyz, .deb, image, SBOMs, SHA256SUMS
+	$(BIN)/python -m tools.dist
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+
+pyz: venv ## dist/apiha.pyz alone: one file that runs with nothing but python3
+	$(BIN)/python -m tools.dist pyz
+
+deb: venv ## dist/apiha_VERSION_all.deb alone
+	$(BIN)/python -m tools.dist deb
+
+release: venv ## VERSION=X.Y.Z: the version, the changelog, a commit, the artifacts, a tag; prints what is left to do
+	$(BIN)/python -m tools.release $(VERSION)
 
 chart: venv ## Write the Helm chart's templates from those of `apiha manifests`
 	$(BIN)/python -m tools.chart
@@ -107,6 +118,7 @@ lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, 
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) $(UPGRADE) --extra updater --group dev pyproject.toml -o requirements-dev.lock
 	$(LOCK) --no-annotate -c requirements-dev.lock --extra updater pyproject.toml -o requirements-updater.lock
+	$(LOCK) --no-annotate -c requirements-dev.lock pyproject.toml -o requirements-node.lock
 	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
 	$(LOCK) $(UPGRADE) --no-annotate --group docs -o requirements-docs.lock
 	$(LOCK) $(UPGRADE) --no-annotate --group helm -o requirements-helm.lock

@@ -18,7 +18,7 @@ SOURCE = REPOSITORY / "apiha/__init__.py"
 QUOTING = ("Containerfile", "README.md", "CONTRIBUTING.md", "docs/*.md", "apiha/**/*.py")
 _SOURCE = re.compile(r'(?m)^(?P<before>__version__ = ")(?P<version>[^"]+)')
 # `registry.example.com/apiha:0.1.0`, `apiha-0.1.0-py3-none-any.whl`, `apiha 0.1.0` (what `--version` prints)
-_QUOTED = re.compile(r"(?P<before>\bapiha[:\- ])(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)")
+_QUOTED = re.compile(r"(?P<before>\bapiha[:\- _])(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)")
 _VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 
 
@@ -29,10 +29,15 @@ def current() -> str:
     return found["version"]
 
 
-def quoting() -> Iterator[Path]:
+def is_version(text: str) -> bool:
+    """Whether the text is a version as this project numbers them: X.Y.Z, X.Y.ZrcN."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def quoting(repository: Path | None = None) -> Iterator[Path]:
     """The files that may quote the version."""
     for pattern in QUOTING:
-        yield from sorted(REPOSITORY.glob(pattern))
+        yield from sorted((repository or REPOSITORY).glob(pattern))
 
 
 def stale(version: str) -> list[str]:
@@ -46,15 +51,16 @@ def stale(version: str) -> list[str]:
     ]
 
 
-def write(version: str) -> None:
+def write(version: str, repository: Path | None = None) -> None:
     """Make this the version everywhere."""
-    for path in (SOURCE, *quoting()):
+    source = SOURCE if repository is None else repository / SOURCE.relative_to(REPOSITORY)
+    for path in (source, *quoting(repository)):
         before = path.read_text(encoding="utf-8")
-        pattern = _SOURCE if path == SOURCE else _QUOTED
+        pattern = _SOURCE if path == source else _QUOTED
         after = pattern.sub(lambda found: found["before"] + version, before)
         if after != before:
             path.write_text(after, encoding="utf-8")
-            print(path.relative_to(REPOSITORY))
+            print(path.relative_to(repository or REPOSITORY))
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +74,7 @@ def main(arguments: list[str]) -> int:
             "\n".join(f"{line}, and the version is {current()}" for line in wrong), end="\n" if wrong else ""
         )
         return 1 if wrong else 0
-    if len(arguments) > 1 or not _VERSION.fullmatch(arguments[0]):
+    if len(arguments) > 1 or not is_version(arguments[0]):
         print(f"version: {' '.join(arguments)!r} is not a version; expected X.Y.Z, X.Y.ZrcN", file=sys.stderr)
         return 2
     write(arguments[0])

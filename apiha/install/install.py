@@ -15,6 +15,7 @@ from apiha.errors import ApihaError, NotPermitted
 from apiha.failfast import kernel
 from apiha.hosts import HostsFile
 from apiha.install import kubelet
+from apiha.install.archive import for_interpreter
 from apiha.install.tree import File, Link, Tree
 from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, systemctl, wanted_by
 from apiha.log import Reporter
@@ -207,15 +208,13 @@ def _remove_table(report: Reporter, preview: Preview | None) -> None:
 
 
 def for_this_python(archive: bytes, *, in_image: bool) -> bytes:
-    """The archive with the Python that runs it now in its first line, if it will run on this machine.
+    """The archive as the Python that runs it now starts it best, if it will run on this machine.
 
-    `python3` may be too old where somebody had to write `python3.11 apiha.pyz install`. -I and -S (python(1)): nothing
-    of the environment, the user's folders or site-packages plays a part; the archive has all it needs.
+    `python3` may be too old where somebody had to write `python3.11 apiha.pyz install`.
     """
-    first, newline, rest = archive.partition(b"\n")
-    if in_image or not first.startswith(b"#!") or not sys.executable:
+    if in_image or not archive.startswith(b"#!") or not sys.executable:
         return archive
-    return f"#!{sys.executable} -IS".encode() + newline + rest
+    return for_interpreter(archive, sys.executable)
 
 
 def _check_root(root: Path | None) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,6 +153,13 @@ class Tree:
     def unchanged(self, path: str) -> bool:
         """Whether what lies at a recorded path is still what was put there."""
         return self._mark(path) in {self.files.get(path), self.pending.get(path)} - {None}
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Take these out of the record; somebody else looks after them now. Raises OSError."""
+        for path in paths:
+            self.files.pop(str(path), None)
+            self.pending.pop(str(path), None)
+        self._save()
 
     def clear_state(self) -> list[Path]:
         """Remove what apiha keeps; returns what a killed write left of the hosts file's bytes: those stay."""

@@ -4,8 +4,9 @@
     python -m tests.bench.pin_host --runs 5
 
 As root the control planes are hosts in network namespaces and a dead one drops every packet; else they are on
-loopback and a dead one has a full accept queue, which drops SYNs just as well. `dist/apiha.pyz` is measured too where
-`make dist` has made it.
+loopback and a dead one has a full accept queue, which drops SYNs just as well. What `make dist` has made is measured
+too: the Debian package as it is after its installation, and `apiha.pyz` as `apiha install` leaves it on a node. The
+promise for all up is that of the package.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from tests.support.control_plane import DEFAULT_HOST, Authority, ControlPlane, T
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORT = 6443
 VIP = "127.0.0.100"
-LIMITS = {0: 0.250, 1: 0.600, 2: 0.600}  # seconds; what apiha promises with so many of three blackholed
+LIMITS = {0: 0.130, 1: 0.600, 2: 0.600}  # seconds; what apiha promises with so many of three blackholed
+PROMISED = "apiha (.deb)"
 HOSTS = "127.0.0.1\tlocalhost\n"
 SCRIPT = """\
 #!/bin/bash
@@ -122,6 +124,33 @@ def measure(command: Sequence[str], environ: dict[str, str], hosts: Path, expect
     return seconds
 
 
+def installed(folder: Path) -> dict[str, list[str]]:
+    """The programs of `make dist` as they are on a node, by name: with code compiled for the node's Python."""
+    # By name: the python3 that a developer's PATH leads to may be a script that looks for the right one.
+    found = {}
+    for package in sorted((REPOSITORY / "dist").glob("apiha_*_all.deb")):
+        tree = folder / "deb"
+        tree.mkdir()
+        subprocess.run(["ar", "x", package], cwd=folder, check=True)
+        subprocess.run(["tar", "xf", folder / "data.tar.xz", "-C", tree], check=True)
+        compiled = [NODE_PYTHON, "-m", "compileall", "-q", str(tree / "usr/share/apiha")]
+        subprocess.run(compiled, check=True)
+        program = tree / "usr/bin/apiha"
+        program.write_text(program.read_text().replace('"/usr/share', f'"{tree}/usr/share'))
+        found[PROMISED] = [NODE_PYTHON, "-IBS", str(program)]
+    archive = REPOSITORY / "dist/apiha.pyz"
+    if archive.exists():
+        copy = folder / "apiha.pyz"
+        made = (
+            f"import sys; sys.path.insert(0, {str(archive)!r}); from pathlib import Path; "
+            "from apiha.install.archive import for_interpreter; "
+            f"Path({str(copy)!r}).write_bytes(for_interpreter(Path({str(archive)!r}).read_bytes(), sys.executable))"
+        )
+        subprocess.run([NODE_PYTHON, "-IBSc", made], check=True)
+        found["apiha.pyz"] = [NODE_PYTHON, "-IS", str(copy)]
+    return found
+
+
 def left_in_memory(command: Sequence[str], hosts: Path) -> int:
     """How many processes of apiha there are once the whole bootstrap, swap included, is done."""
     subprocess.run(command, check=True, capture_output=True)
@@ -173,10 +202,7 @@ def report(folder: Path, site: Site, runs: int, slow_runs: int) -> int:
     programs = {"bash and curl": ["bash", str(script)]}
     entry_point = Path(sys.executable).with_name("apiha")
     programs["apiha"] = [str(entry_point), *options, "pin-host"]
-    archive = REPOSITORY / "dist" / "apiha.pyz"
-    if archive.exists():
-        # By name: the python3 that a developer's PATH leads to may be a script that looks for the right one.
-        programs["apiha.pyz"] = [NODE_PYTHON, str(archive), *options, "pin-host"]
+    programs |= {name: [*command, *options, "pin-host"] for name, command in installed(folder).items()}
 
     rows, kept = [], True
     for dead, limit in LIMITS.items():
@@ -189,7 +215,7 @@ def report(folder: Path, site: Site, runs: int, slow_runs: int) -> int:
                     seconds = site.inside(run)
                     times[name].append(seconds)
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-        kept = kept and all(median <= limit for name, median in medians.items() if name != "bash and curl")
+        kept = kept and medians.get(PROMISED, medians["apiha"]) <= limit
         rows.append(
             [
                 f"{'all up' if not dead else f'{dead} of 3 blackholed'}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zipapp
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -511,9 +513,21 @@ def test_a_read_only_image(archive: Path) -> None:
         assert list(root.iterdir()) == []
 
 
-def test_the_installed_archive_names_the_python_that_installed_it() -> None:
-    """`python3.11 apiha.pyz install` must not leave a program that a node's older `python3` would run."""
-    archive = b"#!/usr/bin/env python3\nPK\x03\x04 the rest\n"
+def test_the_installed_archive_is_made_for_the_python_that_installed_it(tmp_path: Path) -> None:
+    """It names that Python (the node's `python3` may be too old), and holds code that this one need not compile."""
+    buffer = io.BytesIO(b"#!/usr/bin/env python3\n")
+    buffer.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(buffer, "a") as zipped:
+        zipped.writestr("__main__.py", "import module; print(module.__file__, module.f.__code__.co_filename)")
+        zipped.writestr("module.py", "def f(): pass\n")
+        zipped.writestr("module.pyc", b"code for another Python")
+    archive = buffer.getvalue()
     installed = for_this_python(archive, in_image=False)
-    assert installed == f"#!{sys.executable} -IS\n".encode() + b"PK\x03\x04 the rest\n"
+    assert installed.partition(b"\n")[0] == f"#!{sys.executable} -IS".encode()
     assert for_this_python(archive, in_image=True) == archive  # an image has a Python of its own
+    program = tmp_path / "program"
+    program.write_bytes(installed)
+    done = subprocess.run([sys.executable, "-v", program], capture_output=True, text=True, check=True)
+    assert "module.pyc" in done.stdout.split()[0]
+    # The same again gives the same bytes: what is recorded of it stays true.
+    assert for_this_python(installed, in_image=False) == installed

@@ -24,7 +24,12 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 MODULES = sorted((REPOSITORY / "apiha").rglob("*.py"))
 SUPPORT = sorted((REPOSITORY / "tests/support").rglob("*.py"))
 LONGEST_MODULE, LONGEST_CLASS = 400, 250  # lines
-LOCKS = ("requirements-dev.lock", "requirements-updater.lock", "requirements-wheel.lock")
+LOCKS = (
+    "requirements-dev.lock",
+    "requirements-updater.lock",
+    "requirements-node.lock",
+    "requirements-wheel.lock",
+)
 
 
 def text(name: str) -> str:
@@ -154,9 +159,10 @@ def test_everything_that_pyproject_names_is_locked() -> None:
         return {word.group().lower() for word in words if word is not None}
 
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]
-    runtime = needed(project["dependencies"], project["optional-dependencies"]["updater"])
+    node = needed(project["dependencies"])
+    updater = node | needed(project["optional-dependencies"]["updater"])
     for name, wanted in zip(
-        LOCKS, (runtime | needed(groups["dev"]), runtime, needed(groups["wheel"])), strict=True
+        LOCKS, (updater | needed(groups["dev"]), updater, node, needed(groups["wheel"])), strict=True
     ):
         assert wanted - {pin.partition("==")[0] for pin in pins(name)} == set(), name
 

@@ -40,7 +40,8 @@ SOURCES = (
         "pyproject.toml",
         "systemd",
     ),
-    *("requirements-dev.lock", "requirements-updater.lock", "requirements-wheel.lock", "tools/pyz.py"),
+    *("requirements-node.lock", "requirements-updater.lock", "requirements-wheel.lock"),
+    *("tools/epoch.py", "tools/pyz.py", "tools/vendor.py"),
 )
 # A process that does nothing until it is told to end; it reaps no children, for kubelet shares no pid namespaces here.
 PAUSE = """
