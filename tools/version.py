@@ -15,7 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "apiha/__init__.py"
-QUOTING = ("Containerfile", "README.md", "CONTRIBUTING.md", "docs/*.md", "apiha/**/*.py")
+QUOTING = ("Containerfile", "README*.md", "CONTRIBUTING.md", "docs/*.md", "apiha/**/*.py")
 _SOURCE = re.compile(r'(?m)^(?P<before>__version__ = ")(?P<version>[^"]+)')
 # `registry.example.com/apiha:0.1.0`, `apiha-0.1.0-py3-none-any.whl`, `apiha 0.1.0` (what `--version` prints)
 _QUOTED = re.compile(r"(?P<before>\bapiha[:\- _])(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)")

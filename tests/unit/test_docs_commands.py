@@ -14,7 +14,7 @@ from apiha.cli.main import cli
 from apiha.hosts.text import remove, splice
 from tests.unit.test_docs import DOCS, PAGES, REPOSITORY
 
-SHOWN = [REPOSITORY / "README.md", *PAGES]
+SHOWN = [REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md", *PAGES]
 # A prompt, variables, and the program by one of its names; what follows ends at the shell's next word of its own.
 COMMAND = re.compile(
     r"(?:^|[;&|(]\s*|\bdo\s+)(?:[A-Z_]+=\S+\s+)*(?:apiha|\S*/apiha|python3? \S*apiha\.pyz)"

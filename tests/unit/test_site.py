@@ -121,6 +121,7 @@ def test_the_check_of_the_site_finds_what_is_broken(tmp_path: Path) -> None:
 
 
 CHINESE = [
+    (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md"),
     (DOCS / "index.md", DOCS / "index.zh-CN.md"),
 ]
 
