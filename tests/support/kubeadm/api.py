@@ -64,7 +64,7 @@ class Api:
         content = None if body is None else json.dumps(body)
         problems = []
         for address in sorted(self._addresses(), key=lambda address: address != self._last):
-            url = f"https://{address}:6443{path}"
+            url = f"https://{f'[{address}]' if ':' in address else address}:6443{path}"
             try:
                 answer = self._hub.call(
                     self._client.request, method, url, content=content, headers={"Content-Type": kind}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PYZ = REPOSITORY / "dist/apiha.pyz"
-VIP = "10.96.0.100"
+VIP, VIP6 = "10.96.0.100", "fd00:96::100"
 PLANES = "10.0.0.11,10.0.0.12,10.0.0.13"
 ADDRESSES = {
     **{f"cp-{i}": f"10.0.0.1{i}" for i in range(1, 7)},
@@ -83,9 +83,9 @@ class Lab:
             self._api.close()
         self._stack.close()
 
-    def add(self, name: str, *more_addresses: str, boot: bool = True) -> Node:
-        """A new machine with `apiha.pyz` on its disk, switched on if `boot`; `name` is one of `ADDRESSES`."""
-        host = self.network.add_host(name, ADDRESSES[name], *more_addresses)
+    def add(self, name: str, *addresses: str, boot: bool = True) -> Node:
+        """A new machine with `apiha.pyz` on its disk, on if `boot`; its address is that of `ADDRESSES` by default."""
+        host = self.network.add_host(name, *(addresses or [ADDRESSES[name]]))
         node = self._stack.enter_context(Node(name, host, self.network))
         node.put(PYZ, "/opt/apiha.pyz")
         self.nodes[name] = node
@@ -259,12 +259,13 @@ def remove_control_plane(lab: Lab, name: str) -> None:
     lab.first.sh(block("replace-forget", {"cp-1": name}))
 
 
-def apply_manifests(lab: Lab, program: str = "apiha") -> None:
+def apply_manifests(lab: Lab, program: str = "apiha", vip: str = VIP) -> None:
     """docs/cluster.md, steps 2 and 3; returns once the VIP has all control planes behind it and both Pods are ready."""
-    said = lab.first.sh(block("manifests-look", {"apiha manifests": f"{program} manifests"}))
+    replace = {f"apiha manifests --vip {VIP}": f"{program} manifests --vip {vip}"}
+    said = lab.first.sh(block("manifests-look", replace))
     wrong = [line for line in said.splitlines() if not line.startswith("ok ")]
     assert not wrong, said
-    lab.first.sh(block("manifests-apply", {"apiha manifests": f"{program} manifests"}))
+    lab.first.sh(block("manifests-apply", replace))
     lab.wait_endpoints()
     lab.wait("two updaters are ready", lambda: len(updaters(lab)) == 2, 120.0)
 
@@ -292,10 +293,10 @@ def switch_proxy_mode(lab: Lab, mode: str) -> None:
     lab.first.sh(block("restart-kube-proxy"), timeout=300.0)
 
 
-def join_worker(lab: Lab, node: Node, planes: str = PLANES) -> None:
+def join_worker(lab: Lab, node: Node, planes: str = PLANES, vip: str = VIP) -> None:
     """docs/operations.md: a worker joined by hand. Returns when it is Ready and swapped."""
     node.write("/root/ca.crt", lab.first.read("/etc/kubernetes/pki/ca.crt"))
-    node.sh(block("install-worker", {PLANES: planes}))
+    node.sh(block("install-worker", {PLANES: planes, f"--vip {VIP}": f"--vip {vip}"}))
     node.sh(joining(lab, "join-worker"), timeout=600.0)
     lab.wait_ready(node.name)
 
@@ -327,13 +328,15 @@ def block_of(node: Node) -> list[str]:
     """The addresses of the node's block, in order."""
     lines = node.read("/etc/hosts").splitlines()
     return [
-        line.split()[0] for line in lines if line.endswith("apiserver.cluster.local") and line[0].isdigit()
+        line.split()[0]
+        for line in lines
+        if line.endswith("apiserver.cluster.local") and not line.startswith("#")
     ]
 
 
 def swapped(node: Node) -> bool:
     """Whether the VIP comes first in the node's block."""
-    return block_of(node)[:1] == [VIP]
+    return block_of(node)[0] in (VIP, VIP6)
 
 
 def talks_to(node: Node, program: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -44,7 +45,7 @@ class Node(Machine):
         machines.mkdir(exist_ok=True)
         super().__init__(name, host, machines)
         self.network = network
-        self.number = int(host.address.rpartition(".")[2])
+        self.number = int(re.split(r"[.:]", host.address)[-1])
         self.booted_at = 0.0
         """When the power was last switched on, on the monotonic clock."""
 
