@@ -18,7 +18,9 @@ half-open
     from the control plane, closes the breaker. Where packets cannot be copied (Pods; kernels without `dup`), one SYN in
     `TRIAL` passes instead.
 
-Packets over `lo` are never looked at: these are the node's own API server, and the resets themselves.
+Packets over `lo` are never looked at: these are the node's own API server, and the resets themselves. Where the Service
+proxy sends a packet for the VIP to this node itself, `output` still names the device of the VIP's route, so the address
+is asked as well (`fib`).
 
 The breakers are in the table `inet apiha`. Only the families `ip` and `ip6` can copy a packet (nft_dup_ipv4.c), so two
 small tables do that. The one tells the other by the packet's priority, which only root can set to such a value.
@@ -166,7 +168,10 @@ def _hook(hook: str, priority: int, rules: list[str]) -> str:
 
 
 def _questions(scope: Scope) -> list[str]:
-    return [f"{_ip(v)} daddr . tcp dport @control_planes{v} goto {scope}{v}_question" for v in (4, 6)]
+    elsewhere = "fib daddr type != local " if scope == "node" else ""
+    return [
+        f"{_ip(v)} daddr . tcp dport @control_planes{v} {elsewhere}goto {scope}{v}_question" for v in (4, 6)
+    ]
 
 
 def _answers(scope: Scope) -> list[str]:

@@ -294,3 +294,24 @@ def test_a_round_trip_of_300_ms_is_no_silence(lab: Lab) -> None:
         lab.close()
         stop()
         stop_sink()
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
+def test_a_control_plane_that_reaches_itself_by_the_vip_is_not_silent(lab: Lab, index: int) -> None:
+    """On a control plane the Service proxy may choose the node's own API server: its answers come over `lo`, while the
+    hook `output` still names the device of the VIP's route.
+    """
+    node, own = lab.hosts[0], (lab.endpoints, lab.endpoints6)[index][0]
+    vip, family = (("10.96.0.100", "ip"), ("fd00:96::100", "ip6"))[index]
+    to = f"[{own.address}]:{own.port}" if own.is_ipv6 else str(own)
+    nft(
+        node,
+        "table inet proxy { chain output { type nat hook output priority -100; "
+        f"{family} daddr {vip} tcp dport 6443 dnat {family} to {to}; }}; }}\n",
+    )
+    lab.load(at=node)
+    for _ in range(6):  # two that begin half a second apart were enough evidence of a silence
+        assert dial(node, vip, 6443).error == ""
+        time.sleep(0.25)
+    breaker = lab.breaker(own, at=node)
+    assert (breaker.silent_for, breaker.silences, breaker.refused) == (None, 0, 0)
