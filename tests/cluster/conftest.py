@@ -46,6 +46,11 @@ def lab(new_lab: Lab) -> Lab:
     return new_lab
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with a cluster of their own come first, so that there is never more than one at a time."""
+    items.sort(key=lambda item: "new_lab" in getattr(item, "fixturenames", ()))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]

@@ -68,9 +68,7 @@ def test_a_worker_boots(lab: Lab, certificate: str, state: str) -> None:
         if certificate:
             node.write(CONFIG, f"{before}client_cert: {certificate}\n")
         assert states(node) == {state}
-        node.reboot()
-        lab.wait_ready(node.name)
-        lab.wait_swapped(node)
+        lab.reboot(node)
         pinned = node.wait_for_journal("apiha-bootstrap.service", "pinned")
         assert f"({state}," in pinned.message
         assert failed_units(node) == []

@@ -97,8 +97,7 @@ def test_a_worker_with_a_mixed_block_boots(cluster: DualStack, lab: Lab) -> None
     node = cluster.worker
     for reboot in (False, True):
         if reboot:
-            node.reboot()
-            lab.wait_ready(node.name)
+            lab.reboot(node)
         lab.wait_swapped(node)
         assert set(block_of(node)[1:]) == {"10.0.0.11", "fd00::11"}
         said = node.sh("apiha status")

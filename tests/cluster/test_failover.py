@@ -40,9 +40,7 @@ def untuned(lab: Lab) -> Iterator[Node]:
 
 def lose_their_control_plane(lab: Lab, node: Node, record: Record) -> None:
     """Cut the power of the control plane that kubelet and kube-proxy talk to, and check what the node's clients see."""
-    node.reboot()  # afterwards both talk to the one that the node was pinned to
-    lab.wait_ready(node.name)
-    lab.wait_swapped(node)
+    lab.reboot(node)  # afterwards both talk to the one that the node was pinned to
     lab.wait_endpoints()
     known = talks_to(node, "kubelet")
     assert known == talks_to(node, "kube-proxy")

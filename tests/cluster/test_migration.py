@@ -105,8 +105,7 @@ def test_step_5_clients_use_the_name(lab: Lab) -> None:
     for node in lab.control_planes:
         node.sh(block("endpoint-admin"), check=node is lab.first)
     assert "Nothing is wrong." in worker.sh("apiha status")
-    worker.reboot()
-    lab.wait_swapped(worker, 90.0)
+    lab.reboot(worker)
     lab.wait_ready(*lab.nodes)
     for node in lab.nodes.values():
         assert failed_units(node) == []

@@ -57,9 +57,7 @@ def test_a_worker_outlives_all_control_planes_that_it_knew(lab: Lab, record_prop
     record_property("rules", took)
 
     assert not any(address in worker.read("/etc/apiha/config.yaml") for address in now)
-    worker.reboot()
-    lab.wait_ready(worker.name)
-    lab.wait_swapped(worker)
+    lab.reboot(worker)
     assert failed_units(worker) == []
     assert set(block_of(worker)[1:]) == now
     lab.first.sh(block("restart-kube-proxy"), timeout=300.0)

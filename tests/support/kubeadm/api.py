@@ -72,7 +72,8 @@ class Api:
             except httpx.TransportError as error:
                 problems.append(f"{address}: {error!r}")
                 continue
-            if answer.status_code >= 500 or answer.status_code == 429:
+            # 403 as well: one that has just started does not know its roles yet.
+            if answer.status_code >= 500 or answer.status_code in (403, 429):
                 problems.append(f"{address}: {answer.status_code}")
                 continue
             self._last = address

@@ -161,6 +161,19 @@ class Lab:
 
         return self.wait("the Service has the control planes that are on", same, limit)[1]
 
+    def forget_ready(self, name: str) -> None:
+        """Make the cluster forget that the node was Ready, so that a later `Ready` is that of its next boot."""
+        body = {"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "TestForgets"}]}}
+        self.api("PATCH", f"/api/v1/nodes/{name}/status", body)
+
+    def reboot(self, node: Node) -> None:
+        """Reboot a worker in good order; returns when it is Ready and swapped again."""
+        node.poweroff()
+        self.forget_ready(node.name)
+        node.boot()
+        self.wait_ready(node.name)
+        self.wait_swapped(node)
+
     def settle(self) -> None:
         """Wait until all is as it should be again: nodes, the workers' blocks, the Service and its updater."""
         self.wait_ready(*self.nodes, limit=120.0)

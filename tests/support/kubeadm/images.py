@@ -44,11 +44,17 @@ SOURCES = (
     *("tools/epoch.py", "tools/pyz.py", "tools/vendor.py"),
 )
 # A process that does nothing until it is told to end; it reaps no children, for kubelet shares no pid namespaces here.
+# With an argument (`-v`) it ends at once: that is how `kubeadm upgrade` sees whether the cluster runs Jobs.
 PAUSE = """
 #include <signal.h>
 #include <unistd.h>
 static void leave(int signal) { _exit(signal == SIGTERM ? 0 : 1); }
-int main(void) { signal(SIGINT, leave); signal(SIGTERM, leave); for (;;) pause(); }
+int main(int argc, char **argv) {
+    signal(SIGINT, leave);
+    signal(SIGTERM, leave);
+    while (argc == 1) pause();
+    return 0;
+}
 """
 
 
