@@ -17,6 +17,7 @@ MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 ETCD = "/etc/kubernetes/manifests/etcd.yaml"
 CONFIG = "/etc/apiha/config.yaml"
 KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+FLAG = "--anonymous-auth=false"
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")  # kubelet's, which are anonymous
 
 
@@ -27,9 +28,16 @@ def answers_anonymous(node: Node, status: int) -> bool:
 
 
 def restart_with(lab: Lab, node: Node, manifest: str, status: int) -> None:
-    """Give kube-apiserver another manifest, and wait until a stranger gets that status."""
+    """Give kube-apiserver another manifest, and wait until it runs as that says and a stranger gets that status."""
+
+    def restarted() -> bool:
+        servers = [command for command in node.processes() if command.startswith("kube-apiserver ")]
+        return [FLAG in command for command in servers] == [FLAG in manifest] and answers_anonymous(
+            node, status
+        )
+
     node.write(MANIFEST, manifest)
-    lab.wait(f"{node.name} answers {status}", lambda: answers_anonymous(node, status), 120.0)
+    lab.wait(f"{node.name} answers {status}", restarted, 120.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +48,7 @@ def _anonymous_off(lab: Lab) -> Iterator[None]:
         for node, manifest in before.items():
             pod = yaml.safe_load(manifest)
             container = pod["spec"]["containers"][0]
-            container["command"].append("--anonymous-auth=false")
+            container["command"].append(FLAG)
             for probe in PROBES:
                 container.pop(probe, None)
             restart_with(lab, node, yaml.safe_dump(pod), 401)

@@ -91,6 +91,10 @@ class Lab:
         self.nodes[name] = node
         if boot:
             node.boot()
+            # A person who logs in takes longer than that: kubeadm refuses to begin without it.
+            node.wait_until(
+                lambda: node.show("containerd.service")["ActiveState"] == "active", "containerd runs"
+            )
         return node
 
     @property
