@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import shlex
 from collections.abc import Callable, Sequence
 
 NOTHING = "/dev/null"  # diff(1)'s name for a file that is not there
@@ -51,6 +49,8 @@ class Preview:
 
     def command(self, *words: str, stdin: str = "") -> None:
         """A command would be run."""
+        import shlex  # here, and difflib below: each pin of a boot imports this module, and shows nothing
+
         self.changes += 1
         line = f"would run: {shlex.join(words)}"
         self._write(f"{line} <<'END'\n{stdin.rstrip()}\nEND" if stdin else line)
@@ -63,6 +63,8 @@ def _lines(data: bytes | None) -> Sequence[str]:
 
 def _diff(before: Sequence[str], after: Sequence[str], old: str, new: str, context: int) -> list[str]:
     """The lines of a unified diff, as diff(1) and patch(1) have them."""
+    import difflib
+
     ends = ["\\ No newline at end of file"]
     marked = [
         [line + "\n" for line in lines[:-1]] + ([f"{lines[-1]}\n{ends[0]}\n"] if lines and lines[-1] else [])

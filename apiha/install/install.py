@@ -164,17 +164,13 @@ def uninstall(
                 )
         for swept in (os.path.realpath(hosts_file), *map(str, recorded.values())) if preview is None else ():
             files.sweep(swept, min_age=0.0)  # nobody else writes any more
-        ships_configuration = root is None and packaged()
         for path, place in recorded.items():
-            if not tree.unchanged(path):
-                if os.path.lexists(place):
-                    report.warning(
-                        f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
-                    )
-            elif path == str(CONFIG_FILE) and ships_configuration:
-                tree.give_back(CONFIG_FILE, File(PACKAGED.encode()))
-            else:
+            if tree.unchanged(path):
                 tree.remove(path)
+            elif os.path.lexists(place):
+                report.warning(
+                    f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
+                )
         for kept in tree.clear_state():
             report.warning(
                 f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"

@@ -58,6 +58,9 @@ class Tree:
     folders: list[str] = field(default_factory=list)  # made by us, outermost first
     # What a run is about to write, kept on the disk meanwhile: a kill leaves nothing that nobody knows.
     pending: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(
+        default_factory=dict
+    )  # path to the text of others that ours took the place of
     preview: Preview | None = None  # takes what would be written, and nothing is
 
     @classmethod
@@ -70,7 +73,8 @@ class Tree:
             tree.files = dict(document["files"])
             tree.folders = list(document["folders"])
             tree.pending = dict(document.get("pending", {}))
-            for path in (*tree.files, *tree.pending, *tree.folders):
+            tree.replaced = dict(document.get("replaced", {}))
+            for path in (*tree.files, *tree.pending, *tree.folders, *tree.replaced):
                 if not path.startswith("/") or ".." in path.split("/"):
                     raise ValueError(f"{path!r} is not a path that install writes")
         except FileNotFoundError:
@@ -102,7 +106,7 @@ class Tree:
     def put(self, wanted: Mapping[Path, File | Link], *, may_replace: Collection[Path] = ()) -> None:
         """Write all of it, or nothing if something that is not ours is in the way (ApihaError). Raises OSError.
 
-        What lies at a path of `may_replace` is not in the way.
+        What lies at a path of `may_replace` is not in the way: its text is kept, and can be given back.
         """
         self.at(STATE_DIR, follow=True)
         self._settle()
@@ -111,6 +115,9 @@ class Tree:
             for path, entry in wanted.items()
             if path in may_replace or not self._foreign(path, entry)
         }
+        for path in may_replace:
+            if self.at(path).is_file() and str(path) not in self.files:
+                self.replaced[str(path)] = self.at(path).read_text(encoding="utf-8")
         self.pending = {str(path): entry.mark for path, entry in ours.items()}
         for path in (STATE_DIR, *(path.parent for path in ours)):
             self.folders += [
@@ -134,21 +141,17 @@ class Tree:
         self._save()
 
     def remove(self, path: str) -> None:
-        """Remove a recorded file or link, or show that. Raises OSError."""
+        """Remove a recorded file or link, or show that; what it took the place of comes back. Raises OSError."""
         place = self.at(path)
-        if self.preview is None:
+        before = File(self.replaced[path].encode()) if path in self.replaced else None
+        if self.preview is None and before is not None:
+            self._replace(Path(path), before)
+        elif self.preview is None:
             place.unlink()
         elif place.is_symlink():
             self.preview.command("rm", str(place))
         else:
-            self.preview.file(place, place.read_bytes(), None)
-
-    def give_back(self, path: Path, file: File) -> None:
-        """Put in the place of what we wrote what a package had there, or show that. Raises OSError, ApihaError."""
-        if self.preview is None:
-            self._replace(path, file)
-        else:
-            self.preview.file(self.at(path), self.at(path).read_bytes(), file.data)
+            self.preview.file(place, place.read_bytes(), None if before is None else before.data)
 
     def unchanged(self, path: str) -> bool:
         """Whether what lies at a recorded path is still what was put there."""
@@ -193,7 +196,9 @@ class Tree:
                 preview.link(place, entry.target)
 
     def _record(self) -> File:
-        document = {"files": self.files, "folders": self.folders, "pending": self.pending}
+        document: dict[str, object] = {"files": self.files, "folders": self.folders, "pending": self.pending}
+        if self.replaced:
+            document["replaced"] = self.replaced
         return File(f"{json.dumps(document, indent=1)}\n".encode())
 
     def _save(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from apiha import paths
-from apiha.config import load
+from apiha.config import PACKAGED, load, template
 from apiha.hosts import splice
 from apiha.install.install import for_this_python
 from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS
@@ -185,6 +185,24 @@ def test_a_configuration_is_never_overwritten(machine: Worker, image: Path) -> N
     assert f"kept {config}" in done.stderr
     assert "apiha: warning: " in done.stderr
     assert config.read_text() == "vip: 10.96.0.7\n"
+    machine.run("uninstall", "--root", image).ok()
+    assert snapshot(image) == before
+
+
+@pytest.mark.parametrize("shipped", [template(), PACKAGED], ids=["commented", "package's"])
+def test_a_configuration_that_says_nothing_yet_is_filled_in(
+    machine: Worker, image: Path, shipped: str
+) -> None:
+    """As it is shipped it counts as none: settings go into it, and uninstall gives it back."""
+    config = image / CONFIG
+    config.parent.mkdir()
+    config.write_text(shipped)
+    before = snapshot(image)
+    machine.run("install", "--root", image).ok().tells("fill in control_plane and vip")
+    assert config.read_text() == shipped
+    machine.run("install", "--root", image, "--vip", "10.96.0.8").ok()
+    assert load(config, {}, {}).vip == "10.96.0.8"
+    machine.run("install", "--root", image, "--vip", "10.96.0.9").ok().tells("was not changed")
     machine.run("uninstall", "--root", image).ok()
     assert snapshot(image) == before
 
