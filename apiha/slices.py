@@ -66,15 +66,6 @@ def ready_endpoints(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
     return tuple(plane.endpoint for plane in control_planes(slices) if plane.ready)
 
 
-def service_address(service: Any) -> Endpoint | None:
-    """Where a v1 Service answers: its primary clusterIP, and the port named https, else the first TCP one."""
-    spec = service.get("spec") if isinstance(service, Mapping) else None
-    if not isinstance(spec, Mapping):
-        return None
-    port = _port(spec)  # a ServicePort names its fields as an EndpointSlice's port does
-    return _endpoint(spec.get("clusterIP"), port) if port is not None else None
-
-
 def slices_of_list(document: Any) -> tuple[Slice, ...]:
     """The items of an EndpointSliceList; none for anything else."""
     return tuple(_mappings(document.get("items"))) if isinstance(document, Mapping) else ()

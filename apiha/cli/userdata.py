@@ -59,13 +59,6 @@ LIMITS = ((16 << 10, "EC2"), (64 << 10, "Azure and OpenStack"), (256 << 10, "Goo
 )
 @click.option("--kubelet-http2", is_flag=True, help="As for `apiha install`.")
 @click.option(
-    "--namespace",
-    default="kube-system",
-    show_default=True,
-    metavar="NAME",
-    help="Where the Service `apiserver` is, which has the VIP.",
-)
-@click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -93,7 +86,6 @@ def _user_data(
     join: bool,
     token_ttl: float,
     kubelet_http2: bool,
-    namespace: str,
     kubeconfig: Path | None,
     **program_options: Any,
 ) -> str:
@@ -114,7 +106,7 @@ def _user_data(
         return _units(output_format, kubelet_http2=kubelet_http2)
 
     kubectl = Kubectl(kubeconfig, purpose="user-data")
-    config, ca = _complete(invocation, kubectl, settings, namespace)
+    config, ca = _complete(invocation, kubectl, settings)
     plan = pieces.Plan(settings, ca, program, kubelet_http2=kubelet_http2)
     if piece is not None and piece != "runcmd":
         return (pieces.config_file(plan) if piece == "config" else pieces.ca_file(plan)).text or ""
@@ -169,28 +161,20 @@ def _units(output_format: str, *, kubelet_http2: bool) -> str:
     return "\n".join(f"### {path}\n{text}" for path, text in texts.items())
 
 
-def _complete(
-    invocation: Invocation, kubectl: Kubectl, settings: dict[str, str], namespace: str
-) -> tuple[Config, str]:
+def _complete(invocation: Invocation, kubectl: Kubectl, settings: dict[str, str]) -> tuple[Config, str]:
     """Fill in what the cluster knows; returns the configuration and the CA (PEM)."""
     from apiha.userdata import cluster
 
-    given = load(None, {}, settings)
-    found = cluster.look(kubectl, namespace, control_planes=not given.control_plane, vip=given.vip is None)
-    for line in found.sources:
-        invocation.report.info(line)
-    if found.vip is not None:
-        settings["vip"] = found.vip.address
-        settings.setdefault("port", str(found.vip.port))
-    if settings.get("port") == str(Config.port):
-        del settings["port"]
-    if found.control_planes is not None:
-        port = int(settings.get("port", Config.port))
-        settings["control_plane"] = cluster.as_setting(found.control_planes, port)
+    port = settings.get("port")
+    ca, found = cluster.look(kubectl, settings, None if port is None else load(None, {}, settings).port)
+    for each in found:
+        invocation.report.info(f"found {each.key}: {each.text}: {each.source}", key=each.key, text=each.text)
+        if each.key != "ca":
+            settings[each.key] = each.text
     config = load(None, {}, settings)
-    for line in cluster.doubts(found.ca, config):
+    for line in cluster.doubts(ca, config):
         invocation.report.warning(line)
-    return config, found.ca
+    return config, ca
 
 
 def _joining(invocation: Invocation, kubectl: Kubectl, plan: Plan, config: Config, ttl: float) -> Plan:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NotPermitted
 from apiha.findings import Severity, docs_link
+from apiha.install.found import ADVICE, Found, settings_found, vip_of
 from apiha.manifests.judge import judge_certificate
 from apiha.manifests.kubectl import Kubectl, KubectlError
 from apiha.names import SERVICE
 from apiha.probe import Prober, probe_all
-from apiha.slices import ready_endpoints, service_address, slices_of_list
+from apiha.slices import ready_endpoints, slices_of_list
 from apiha.trust import make_ssl_context
 from apiha.userdata.token import NAMESPACE, Token, secret_of
 
 _PROBE_TIMEOUT = 3.0  # seconds
+_SERVICES = f"/api/v1/services?fieldSelector=metadata.name%3D{SERVICE}"
 _SLICES = (
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
     "?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
@@ -26,29 +27,24 @@ _SLICES = (
 _CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the cluster says; `sources` has a line for each of them, for people.
+def look(kubectl: Kubectl, given: Mapping[str, str], given_port: int | None) -> tuple[str, tuple[Found, ...]]:
+    """The CA (PEM), and the settings that were not `given` (key to text), as `apiha install` finds them on a node.
 
-    `control_planes` and `vip` are None where nobody asked for them; `ca` is a PEM text.
+    The first of them is `ca`, for the words on where it is from. Raises ConfigError where the cluster lacks one of
+    them, NotPermitted, NoControlPlane.
     """
-
-    ca: str
-    control_planes: tuple[Endpoint, ...] | None = None
-    vip: Endpoint | None = None
-    sources: tuple[str, ...] = ()
-
-
-def look(kubectl: Kubectl, namespace: str, *, control_planes: bool, vip: bool) -> Found:
-    """Ask for the CA, and for the control planes and the VIP if they are wanted.
-
-    Raises ConfigError where the cluster lacks one of them, NotPermitted, NoControlPlane.
-    """
-    ca, source = _ca(kubectl)
-    found = Found(ca, sources=(f"the CA is that of {source}",))
-    if control_planes:
-        found = _with_control_planes(kubectl, found)
-    return _with_vip(kubectl, found, namespace) if vip else found
+    pem, source = _ca(kubectl)
+    planes: Sequence[Endpoint] = ()
+    if "control_plane" not in given:
+        what = "the EndpointSlices of default/kubernetes"
+        planes = ready_endpoints(slices_of_list(_get(kubectl, _SLICES, what)))
+        if not planes:
+            raise ConfigError(f"{what} have no ready control plane; give {ADVICE['control_plane']}")
+    vip = None
+    if "vip" not in given:
+        vip = vip_of(_get(kubectl, _SERVICES, f"the Services `{SERVICE}`"))
+    found = settings_found(planes, vip, given, asked="kubectl says so", given_port=given_port)
+    return pem, (Found("ca", "its certificate", source), *found)
 
 
 def _get(kubectl: Kubectl, path: str, what: str) -> Any:
@@ -77,28 +73,6 @@ def _ca(kubectl: Kubectl) -> tuple[str, str]:
     raise ConfigError(
         f"the cluster's CA: neither the {name} nor your kubeconfig has it; expected it in one of them"
     )
-
-
-def _with_control_planes(kubectl: Kubectl, found: Found) -> Found:
-    what = "EndpointSlices of default/kubernetes"
-    endpoints = ready_endpoints(slices_of_list(_get(kubectl, _SLICES, f"the {what}")))
-    if not endpoints:
-        raise ConfigError(f"the {what} have no ready control plane; give --control-plane ADDR,...")
-    line = f"the control planes are {', '.join(map(str, endpoints))}: the {what}"
-    return replace(found, control_planes=endpoints, sources=(*found.sources, line))
-
-
-def _with_vip(kubectl: Kubectl, found: Found, namespace: str) -> Found:
-    what = f"Service {namespace}/{SERVICE}"
-    service = _get(kubectl, f"/api/v1/namespaces/{namespace}/services/{SERVICE}", f"the {what}")
-    if service is None:
-        raise ConfigError(
-            f"the {what} does not exist; apply `apiha manifests` first, or give --namespace, or --vip ADDR"
-        )
-    vip = service_address(service)
-    if vip is None:
-        raise ConfigError(f"the {what} has no clusterIP with a port; give --vip ADDR")
-    return replace(found, vip=vip, sources=(*found.sources, f"the VIP is {vip}: the {what}"))
 
 
 def doubts(ca: str, config: Config) -> list[str]:
@@ -155,12 +129,3 @@ def create_token(kubectl: Kubectl, token: Token) -> None:
         if error.reason in ("Forbidden", "Unauthorized"):
             raise NotPermitted(f"--join: the {name} cannot be created: {error}") from None
         raise ConfigError(f"--join: the {name} cannot be created: {error}") from None
-
-
-def as_setting(endpoints: Iterable[Endpoint], port: int) -> str:
-    """The text of the setting `control_plane`: the port is left out where it is the API server's."""
-    texts = []
-    for endpoint in endpoints:
-        bare = f"[{endpoint.address}]" if endpoint.is_ipv6 else endpoint.address
-        texts.append(bare if endpoint.port == port else str(endpoint))
-    return ",".join(texts)

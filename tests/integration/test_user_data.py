@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.support.cli import Cluster
+from tests.support.joined import service
 from tests.support.kubectl import StandInKubectl
 from tests.support.probing import StartPlane
 
@@ -22,7 +23,7 @@ SHA256 = "0123456789abcdef" * 4
 BY_URL = ("--program-url", "https://artifacts.example.com/apiha.pyz", "--program-sha256", SHA256)
 CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-SERVICE = "/api/v1/namespaces/kube-system/services/apiserver"
+SERVICE = "/api/v1/services"
 INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 
 needs_schema = pytest.mark.skipif(
@@ -61,7 +62,7 @@ class Admin:
         self.kubectl.objects = {
             CA: {"data": {"ca.crt": ca}},
             SLICES: slices("127.0.1.11", "127.0.1.12", "127.0.1.13"),
-            SERVICE: {"spec": {"clusterIP": "10.96.0.100", "ports": [{"name": "https", "port": 6443}]}},
+            SERVICE: {"items": [service("10.96.0.100")]},
             INFO: cluster_info(),
         }
 
@@ -115,7 +116,7 @@ def test_it_finds_what_a_node_has_to_know(admin: Admin) -> None:
         "ca_file": "/etc/apiha/ca.crt",
     }
     for source in (
-        "EndpointSlices of default/kubernetes",
+        "Service default/kubernetes",
         "Service kube-system/apiserver",
         "kube-root-ca.crt",
     ):
@@ -138,7 +139,7 @@ def test_what_is_given_goes_before_what_is_found(admin: Admin) -> None:
 def test_another_port_is_found_and_written_once(admin: Admin) -> None:
     """The Service's port becomes `port`; control planes on the same one carry none."""
     admin.kubectl.objects[SLICES] = slices("127.0.1.11", port=7443)
-    admin.kubectl.objects[SERVICE]["spec"]["ports"][0]["port"] = 7443
+    admin.kubectl.objects[SERVICE] = {"items": [service("10.96.0.100", port=7443)]}
     config = yaml.safe_load(admin.printed("--print", "config"))
     assert (config["port"], config["control_plane"]) == (7443, ["127.0.1.11"])
 
@@ -207,8 +208,8 @@ FORBIDDEN = 'Error from server (Forbidden): secrets is forbidden: User "x" canno
         (("--in-image", "--vip", "x"), {}, 5, "not an IPv4 or IPv6 address"),
         (("--in-image", "--kubeconfig", "/nowhere"), {}, 5, "cannot read a kubeconfig"),
         (("--embed", "/nowhere"), {}, 5, "cannot read it"),
-        (("--in-image",), {SERVICE: None}, 5, "apply `apiha manifests` first"),
-        (("--in-image",), {SERVICE: {"spec": {"clusterIP": "None"}}}, 5, "no clusterIP"),
+        (("--in-image",), {SERVICE: {"items": []}}, 5, "apply `apiha manifests` first"),
+        (("--in-image",), {SERVICE: {"items": [service("None")]}}, 5, "apply `apiha manifests` first"),
         (("--in-image",), {SLICES: {"items": []}}, 5, "no ready control plane"),
         (("--in-image",), {CA: None}, 5, "neither the ConfigMap"),
         (("--in-image",), {CA: {"data": {"ca.crt": "x"}}}, 5, "no usable CA certificate"),
