@@ -1,8 +1,8 @@
-"""`python -m apiha` and the entry point of `apiha.pyz`."""
+"""`python -m apiha`."""
 
 from __future__ import annotations
 
-from apiha.cli.main import main
+from apiha.start import main
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ import sys
 if sys.version_info < (3, 10):
     sys.exit("apiha: error: needs Python 3.10 or newer, and %s is %d.%d" % ((sys.executable,) + sys.version_info[:2]))
 
-from apiha.cli.main import main
+from apiha.start import main
 
 main()
 """
