@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.kube import Cluster, require_assets
+from tests.support.kube import Cluster, assets_directory, require_assets
+from tests.support.kubeadm.pages import block
 from tests.support.netns import requires_root
 from tools.chart import CHART
 
@@ -103,9 +106,11 @@ def by_name(texts: Iterator[str] | list[str]) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def rendered(values: dict[str, Any], namespace: str = "kube-system") -> dict[Key, dict[str, Any]]:
+def rendered(
+    values: dict[str, Any], namespace: str = "kube-system", path: Path | str = CHART
+) -> dict[Key, dict[str, Any]]:
     """What Helm makes of the chart."""
-    with helm.Chart.load(CHART) as chart:
+    with helm.Chart.load(path) as chart:
         chart.validate_schema(values)
         texts = chart.render(values, name="apiha", namespace=namespace)
     return by_name([text for name, text in texts.items() if name.endswith(".yaml")])
@@ -126,6 +131,12 @@ def test_the_chart_renders_the_objects_of_the_manifests(name: str) -> None:
         common = [flag for flag in flags if flag not in ("--pod-monitor", "--network-policy", "--dashboard")]
         expected |= printed(*common, "--namespace", namespace, "--installer", *installer)
     assert rendered(values, namespace) == expected
+
+
+def test_a_packed_chart_is_whole(tmp_path: Path) -> None:
+    """`helm package` takes the dashboard along, which is a link to the one file."""
+    values = {"image": IMAGE, "vips": [VIP], **EVERYTHING}
+    assert rendered(values, path=helm.package(CHART, destination=tmp_path)) == rendered(values)
 
 
 def test_helm_has_nothing_against_the_chart() -> None:
@@ -176,8 +187,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @requires_root
-def test_helm_installs_upgrades_and_uninstalls_it(cluster: Cluster) -> None:
-    """A release in a real API server: what it made is there, follows the values, and is gone in the end."""
+def test_helm_takes_over_upgrades_and_uninstalls_it(cluster: Cluster, tmp_path: Path) -> None:
+    """A release in a real API server: of objects that were there, by the page; it follows the values, and is gone."""
+    take_over = block("helm-take-over", {"registry.example.com/apiha:0.1.0": IMAGE})
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{assets_directory()}:{os.environ['PATH']}",
+        "KUBECONFIG": str(cluster.kubeconfig("admin")),
+        "HOME": str(tmp_path),
+    }
+    render, rest = take_over.split("\n", 1)
+    script = f"{render}\nkubectl apply -f apiha.yaml\n{rest}"
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     values: dict[str, Any] = {"image": IMAGE, "vips": [VIP], "port": 6443}
     kinds = "deployments,services,endpointslices,leases,daemonsets,networkpolicies,configmaps"
 
