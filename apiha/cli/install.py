@@ -74,6 +74,15 @@ def install_command(
             preview=invocation.preview,
         )
         return
+    install_here(invocation, given, kubelet_http2=kubelet_http2, now=now, kubelet=kubelet)
+
+
+def install_here(
+    invocation: Invocation, given: Mapping[str, str], *, kubelet_http2: bool, now: bool, kubelet: bool
+) -> None:
+    """`apiha install` on the running machine, with the settings that were `given` (key to text, already checked)."""
+    from apiha.install.install import install
+
     settings, config = _prepare(invocation, given, now=now, kubelet=kubelet)
     install(
         invocation.report,
@@ -82,7 +91,7 @@ def install_command(
         settings=settings,
         preview=invocation.preview,
     )
-    _point_kubelet(invocation, config, wanted=kubelet, now=now)
+    point_kubelet(invocation, config, wanted=kubelet, now=now)
 
 
 def _prepare(
@@ -108,7 +117,7 @@ def _prepare(
     return settings, config
 
 
-def _point_kubelet(invocation: Invocation, config: Config, *, wanted: bool, now: bool) -> None:
+def point_kubelet(invocation: Invocation, config: Config, *, wanted: bool, now: bool) -> None:
     """Point kubelet at the name if that is wanted; ask, where somebody is there to answer."""
     from apiha.install.kubelet import SWAP_PATIENCE, other_server, wanted_server
 

@@ -16,9 +16,12 @@ from apiha.settings import BY_KEY
 
 @click.command("node-installer")
 @configured
+@click.option(
+    "--kubelet", is_flag=True, help="Also point kubelet.conf at the name, as `apiha install --kubelet` does."
+)
 @click.option("--remove", is_flag=True, help="Uninstall instead; ready once nothing is left.")
 @click.option("--on-node", is_flag=True, hidden=True)  # what the Pod has the node's systemd run
-def node_installer_command(invocation: Invocation, remove: bool, on_node: bool) -> None:
+def node_installer_command(invocation: Invocation, kubelet: bool, remove: bool, on_node: bool) -> None:
     """Keep apiha installed on the node that this Pod runs on: what the DaemonSet of `apiha manifests --installer` runs.
 
     Has the node's systemd run the image's apiha.pyz as root: `install --now`, unless this very file is installed
@@ -28,11 +31,15 @@ def node_installer_command(invocation: Invocation, remove: bool, on_node: bool) 
     settings = {key: text for key, text in invocation.flags.items() if text is not None}
     load(None, {}, settings)  # nothing that the node would refuse is sent there
     if on_node:
-        _on_node(invocation, settings, remove=remove)
+        if remove:
+            _remove(invocation, settings)
+        else:
+            _keep_current(invocation, settings, kubelet=kubelet)
         return
     from apiha.install.pod import NodeInstaller
 
     arguments = ["--log-format=json", "node-installer", "--on-node", *(["--remove"] if remove else [])]
+    arguments += ["--kubelet"] if kubelet else []
     arguments += [f"{BY_KEY[key].flag}={text}" for key, text in settings.items()]
     done = (
         "nothing of apiha is left on this node"
@@ -43,27 +50,38 @@ def node_installer_command(invocation: Invocation, remove: bool, on_node: bool) 
     NodeInstaller(invocation.report, arguments).run(done)
 
 
-def _on_node(invocation: Invocation, settings: dict[str, str], *, remove: bool) -> None:
+def _keep_current(invocation: Invocation, settings: dict[str, str], *, kubelet: bool) -> None:
     """As root on the node; raises ApihaError with the reason why the Pod is not ready."""
+    from apiha.cli.install import install_here, point_kubelet
     from apiha.install import on_node
-
-    invocation.flags.clear()  # from here on the node's own configuration counts
-    if remove:
-        try:
-            host = invocation.config().host
-        except ConfigError as error:  # the way out must not depend on it
-            invocation.report.warning(str(error))
-            host = load(None, {}, settings).host
-        on_node.remove(invocation.report, host, invocation.hosts_file)
-        return
-    on_node.keep_current(invocation.report, settings)
+    from apiha.install.kubelet import other_server
     from apiha.status.checks import judge
     from apiha.status.machine import look
 
-    status = judge(look(invocation.config(), invocation.hosts_file, invocation.state_dir))
+    on_node.keep_current(
+        lambda: install_here(invocation, settings, kubelet_http2=False, now=True, kubelet=kubelet)
+    )
+    invocation.flags.clear()  # from here on the node's own configuration counts
+    config = invocation.config()
+    if kubelet and other_server(config) is not None:
+        point_kubelet(invocation, config, wanted=True, now=True)
+    status = judge(look(config, invocation.hosts_file, invocation.state_dir))
     errors = [finding.message for finding in status.findings if finding.severity is Severity.ERROR]
     if errors:
         raise ApihaError("; ".join(errors))
+
+
+def _remove(invocation: Invocation, settings: dict[str, str]) -> None:
+    """As root on the node; raises ApihaError with the reason why the Pod is not ready."""
+    from apiha.install import on_node
+
+    invocation.flags.clear()
+    try:
+        host = invocation.config().host
+    except ConfigError as error:  # the way out must not depend on it
+        invocation.report.warning(str(error))
+        host = load(None, {}, settings).host
+    on_node.remove(invocation.report, host, invocation.hosts_file)
 
 
 COMMANDS = (node_installer_command,)

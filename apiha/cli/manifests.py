@@ -10,7 +10,14 @@ from click.core import ParameterSource
 
 from apiha.cli.options import Invocation, print_result
 
-_OF_INSTALLER = ("--remove", "--control-plane", "--toleration", "--node-selector", "--max-unavailable")
+_OF_INSTALLER = (
+    "--kubelet",
+    "--remove",
+    "--control-plane",
+    "--toleration",
+    "--node-selector",
+    "--max-unavailable",
+)
 _OF_CLUSTER_SIDE = ("--create-namespace", "--pod-monitor", "--dashboard")
 
 
@@ -46,6 +53,11 @@ _OF_CLUSTER_SIDE = ("--create-namespace", "--pod-monitor", "--dashboard")
     "--installer",
     is_flag=True,
     help="Print the installer instead: a DaemonSet that keeps apiha installed on the workers.",
+)
+@click.option(
+    "--kubelet",
+    is_flag=True,
+    help="With --installer: also point kubelet.conf at the name, as `apiha install --kubelet` does.",
 )
 @click.option(
     "--remove", is_flag=True, help="With --installer: one that uninstalls; ready once nothing is left."
@@ -103,6 +115,7 @@ def manifests_command(
     network_policy: bool,
     dashboard: bool,
     installer: bool,
+    kubelet: bool,
     remove: bool,
     control_plane: str | None,
     tolerations: tuple[str, ...],
@@ -148,7 +161,9 @@ def manifests_command(
     )
     values = replace(values, pod_monitor=pod_monitor, network_policy=network_policy, dashboard=dashboard)
     if installer:
-        told = checked_installer(config.control_plane, tolerations, selectors, max_unavailable, remove=remove)
+        told = checked_installer(
+            config.control_plane, tolerations, selectors, max_unavailable, kubelet=kubelet, remove=remove
+        )
         files = render_installer(values, told)
     else:
         files = render(values)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from apiha import files
 from apiha.errors import ApihaError, ConfigError
 from apiha.hosts import HostsFile, parse
-from apiha.install.install import install, running_archive, uninstall
+from apiha.install.install import running_archive, uninstall
 from apiha.install.tree import Tree
 from apiha.install.units import UNITS
 from apiha.log import Reporter
@@ -23,15 +23,16 @@ from apiha.paths import (
     INSTALL_RECORD,
     INSTALLED_FROM,
     KUBELET_KUBECONFIG,
+    KUBELET_RECORD,
     UNIT_DIR,
 )
 from apiha.trust import read_kubeconfig
 
 
-def keep_current(report: Reporter, settings: Mapping[str, str]) -> None:
-    """Install what this archive holds, and start it, unless exactly that is there already.
+def keep_current(install: Callable[[], None]) -> None:
+    """Have `install` put on the node what this archive holds, unless exactly that is there already.
 
-    `settings` go into a new configuration; one that is there is kept. Raises what `install` raises.
+    Raises what `install` raises.
     """
     archive = running_archive()
     if archive is None:
@@ -40,7 +41,7 @@ def keep_current(report: Reporter, settings: Mapping[str, str]) -> None:
     tree = Tree.recorded(Path("/"))
     if is_current(tree, digest):
         return
-    install(report, now=True, settings=settings)
+    install()
     place = tree.at(INSTALLED_FROM)
     files.replace(str(place), f"{digest}\n".encode(), place.lstat() if os.path.lexists(place) else None)
 
@@ -61,13 +62,14 @@ def is_current(tree: Tree, digest: str) -> bool:
 def remove(report: Reporter, host: str, hosts_file: Path) -> None:
     """Uninstall; returns when nothing of apiha is left but what somebody edited, which `uninstall` names.
 
-    Raises ApihaError if something is left, or if kubelet still uses the name `host`: without the block it would lose
-    its API server, and with it this node its last way to be told anything. Raises what `uninstall` raises.
+    Raises ApihaError if something is left, or if kubelet still uses the name `host` and nobody knows what it used
+    before: without the block it would lose its API server, and the node its last way to be told anything. Raises what
+    `uninstall` raises.
     """
     tree = Tree.recorded(Path("/"))
     if not left(tree, hosts_file):
         return
-    if kubelet_uses(host):
+    if kubelet_uses(host) and not tree.at(KUBELET_RECORD).exists():
         raise ApihaError(
             f"{KUBELET_KUBECONFIG} names {host}: kubelet would lose its API server; nothing was removed; point "
             "`server:` at another address and restart kubelet, then this goes on by itself"

@@ -28,7 +28,9 @@ READY = "ready"
 # Not `apiha-…`: the sandbox of apiha's services applies to that prefix.
 UNIT = "install-apiha.service"
 _FOLDER = "install-apiha"  # below /run; systemd makes it, and removes it whatever happens
-UNIT_TIMEOUT = 150.0  # seconds; a pin of 24 s, a systemctl of 90 s
+UNIT_TIMEOUT = (
+    300.0  # seconds; a pin of 24 s, a systemctl of 90 s, the VIP and kubelet's Lease of 90 s, all of it back
+)
 _GRACE = 10.0  # seconds after which the unit's output must have ended, too
 # How often, in seconds: as apiha-reconcile.timer once all is well; more often right after a change, and until it is.
 EVERY, SETTLING, AGAIN = 300.0, 10.0, 30.0
@@ -56,18 +58,21 @@ class NodeInstaller:
 
     def run(self, done: str) -> None:
         """For ever. `done` is the line for the log each time that all has become well."""
-        good = 0
+        good = bad = 0
         while True:
             try:
                 reason = self.once()
             except (ApihaError, OSError) as error:
                 reason = str(error)
                 self.report.warning(reason)
-            good = 0 if reason else good + 1
+            good, bad = (0, bad + 1) if reason else (good + 1, 0)
             self._say(reason or READY)
             if good == 1:
                 self.report.info(done)
-            self.sleep(AGAIN if reason else SETTLING if good < SETTLED else EVERY)
+            again = min(
+                EVERY, AGAIN * 2.0 ** min(bad - 1, 10)
+            )  # a restart of kubelet that failed is not repeated at once
+            self.sleep(again if reason else SETTLING if good < SETTLED else EVERY)
 
     def once(self) -> str:
         """One run on the node; returns why it failed, or "". Raises ApihaError or OSError if there was no run."""
@@ -87,7 +92,8 @@ class NodeInstaller:
     def _judge(self, lines: Sequence[str]) -> str:
         """Log what the node said, if it is something new; returns why it failed, or ""."""
         code = lines[-1].removeprefix("exit ") if lines and lines[-1].startswith("exit ") else ""
-        said = [_event(line) for line in (lines[:-1] if code else lines)]
+        plain = "info" if code == "0" else "warning"  # what the checks, the shell or an old Python say
+        said = [_event(line, plain) for line in (lines[:-1] if code else lines)]
         if [message for _, message in said] != self._told:
             for level, message in said:
                 getattr(self.report, level)(message)
@@ -143,10 +149,10 @@ def _lines(descriptor: int, deadline: float) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _event(line: str) -> tuple[str, str]:
-    """Level and message: what runs on the node logs in JSON; what the shell or an old Python says is a warning."""
+def _event(line: str, plain: str) -> tuple[str, str]:
+    """Level and message: what runs on the node logs in JSON; any other line has the level `plain`."""
     with contextlib.suppress(ValueError, TypeError, KeyError):
         event = json.loads(line)
         if event["level"] in ("error", "warning", "info", "debug"):
             return event["level"], str(event["message"])
-    return "warning", line
+    return plain, line

@@ -28,13 +28,15 @@ class InstallerValues:
     """What the installer's DaemonSet is filled with, checked by `checked_installer`.
 
     `control_planes` go into each node's new configuration, with the VIP, host and port of `Values`; `tolerations` are
-    those of a Pod, `max_unavailable` is a number of nodes or a percentage; `remove` has it uninstall.
+    those of a Pod, `max_unavailable` is a number of nodes or a percentage; `kubelet` points kubelets at the name too;
+    `remove` has it uninstall.
     """
 
     control_planes: tuple[Endpoint, ...] = ()
     tolerations: Sequence[Mapping[str, str]] = ()
     node_selector: Mapping[str, str] = field(default_factory=dict)
     max_unavailable: int | str = 1
+    kubelet: bool = False
     remove: bool = False
 
 
@@ -44,6 +46,7 @@ def checked_installer(
     node_selector: Iterable[str],
     max_unavailable: str,
     *,
+    kubelet: bool = False,
     remove: bool,
 ) -> InstallerValues:
     """The values from the texts of the command line; raises ConfigError for what no cluster accepts."""
@@ -57,6 +60,7 @@ def checked_installer(
         tuple(_toleration(text) for text in tolerations),
         dict(_label(text) for text in node_selector),
         max_unavailable if max_unavailable.endswith("%") else int(max_unavailable),
+        kubelet,
         remove,
     )
 
@@ -70,7 +74,7 @@ def installer_arguments(values: Values, installer: InstallerValues) -> list[str]
     if installer.control_planes:
         shown = [e.address if e.port == values.port else str(e) for e in installer.control_planes]
         arguments.append(f"--control-plane={','.join(shown)}")
-    return arguments
+    return [*arguments, *(["--kubelet"] if installer.kubelet else [])]
 
 
 def render_installer(values: Values, installer: InstallerValues) -> dict[str, str]:

@@ -96,7 +96,7 @@ def test_the_file_is_run_on_the_node_with_the_arguments(tmp_path: Path, systemd:
             ["warning: w", "error: it broke"],
         ),
         ("sys.exit('too old')", "too old", ["warning: too old"]),
-        ("sys.exit(3)", "install-apiha.service ended without a word after at most 150 s", []),
+        ("sys.exit(3)", "install-apiha.service ended without a word after at most 300 s", []),
     ],
 )
 def test_a_failure_has_a_reason(
@@ -155,6 +155,24 @@ def test_ready_is_said_and_taken_back(tmp_path: Path, systemd: Systemd) -> None:
         ("ready\n", often),
     ]
     assert messages(log) == ["info: all is well", "warning: systemd refuses", "info: all is well"]
+
+
+def test_a_node_that_stays_unwell_is_asked_less_and_less_often(tmp_path: Path, systemd: Systemd) -> None:
+    """What failed may have restarted kubelet: every five minutes in the end, and soon again after a good run."""
+    runs, _ = installer(tmp_path, systemd, "")
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        systemd.refusal = "" if len(waits) == 6 else "no"
+        if len(waits) == 8:
+            raise Stop
+
+    runs.sleep = sleep
+    systemd.refusal = "no"
+    with pytest.raises(Stop):
+        runs.run("all is well")
+    assert waits == [30.0, 60.0, 120.0, 240.0, 300.0, 300.0, pod.SETTLING, 30.0]
 
 
 def test_an_image_without_the_file_is_one_line(tmp_path: Path, systemd: Systemd) -> None:

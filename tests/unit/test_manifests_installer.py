@@ -147,6 +147,8 @@ def test_the_settings_of_the_cluster_go_to_the_nodes() -> None:
         "--port=7443",
         "--control-plane=10.0.0.11,10.0.0.12:6443",
     ]
+    pointing = replace(installer(), kubelet=True)
+    assert daemon_set(pointing)["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "--kubelet"
     removing = daemon_set(installer(remove=True), values)["spec"]["template"]["spec"]["containers"][0]
     assert removing["args"] == ["--remove", "--host=api.example.com"]
 

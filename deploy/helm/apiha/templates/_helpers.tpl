@@ -37,6 +37,9 @@
 {{- if .installer.controlPlane -}}
 {{- $arguments = append $arguments (printf "--control-plane=%s" (join "," .installer.controlPlane)) -}}
 {{- end -}}
+{{- if .installer.kubelet -}}
+{{- $arguments = append $arguments "--kubelet" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $arguments | toJson -}}
