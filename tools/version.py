@@ -15,10 +15,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "apiha/__init__.py"
-QUOTING = ("Containerfile", "README*.md", "CONTRIBUTING.md", "docs/*.md", "apiha/**/*.py")
+QUOTING = (
+    "Containerfile",
+    "README*.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "apiha/**/*.py",
+    "deploy/helm/*/Chart.yaml",
+)
 _SOURCE = re.compile(r'(?m)^(?P<before>__version__ = ")(?P<version>[^"]+)')
-# `registry.example.com/apiha:0.1.0`, `apiha-0.1.0-py3-none-any.whl`, `apiha 0.1.0` (what `--version` prints)
-_QUOTED = re.compile(r"(?P<before>\bapiha[:\- _])(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)")
+# `registry.example.com/apiha:0.1.0`, `apiha-0.1.0-py3-none-any.whl`, `apiha 0.1.0` (what `--version` prints);
+# `version: 0.1.0` of the Helm chart
+_QUOTED = re.compile(
+    r"(?m)(?P<before>\bapiha[:\- _]|^(?:appV|v)ersion: )(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)"
+)
 _VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 
 
