@@ -58,12 +58,17 @@ def build(kinds: set[str], out: Path) -> list[Path]:
                 deb.build(folder / names()["deb"], tree, packages, epoch)
                 made[folder / names()["deb"]] = packages
         if "image" in kinds:
+            target = folder / names()["image"]
             reason = image.missing()
             if reason is None:
-                target = folder / names()["image"]
-                made[target] = image.build(target, epoch)
-                base[target] = image.base()
-            else:
+                try:
+                    made[target] = image.build(target, epoch)
+                    base[target] = image.base()
+                except subprocess.CalledProcessError:
+                    reason = (
+                        f"buildah failed, see above; PYTHON_IMAGE= takes another base than {image.base()}"
+                    )
+            if reason is not None:
                 print(f"dist: no image: {reason}", file=sys.stderr)
         if "wheel" not in kinds:
             del made[folder / names()["wheel"]]

@@ -17,14 +17,15 @@ import tarfile
 import tempfile
 from email import message_from_bytes
 from pathlib import Path
+from typing import Any
 
 from apiha import __version__
-from tools.vendor import Package
+from tools.vendor import Package, normal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTAINERFILE = REPOSITORY / "Containerfile"
-# What CI and tests need besides: where images are kept, a cache of pip's, other registries.
-OPTIONS = "BUILDAH_OPTIONS"
+# More options, from the environment: for buildah (`--root`, say), and for its `build` (`--volume`, `--network`).
+OPTIONS, BUILD_OPTIONS = "BUILDAH_OPTIONS", "BUILDAH_BUILD_OPTIONS"
 
 
 def base() -> str:
@@ -53,6 +54,7 @@ def build(target: Path, epoch: int) -> list[Package]:
             [
                 *buildah,
                 "build",
+                *os.environ.get(BUILD_OPTIONS, "").split(),
                 "--quiet",
                 "--format=oci",
                 "--isolation=chroot",  # needs no more rights than buildah itself
@@ -74,12 +76,25 @@ def build(target: Path, epoch: int) -> list[Package]:
 
 def layers(layout: Path) -> list[Path]:
     """The layers of the one image of an OCI layout, the lowest first."""
-    manifest = _blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0]["digest"])
-    return [_blob(layout, layer["digest"]) for layer in json.loads(manifest.read_text())["layers"]]
+    return [_blob(layout, layer["digest"]) for layer in _manifest(layout)["layers"]]
 
 
 def _blob(layout: Path, digest: str) -> Path:
     return layout / "blobs" / digest.replace(":", "/")
+
+
+def settings(layout: Path) -> dict[str, Any]:
+    """How a container of it is run: user, entry point, environment, labels (OCI image specification, `config`)."""
+    found: dict[str, Any] = json.loads(_blob(layout, _manifest(layout)["config"]["digest"]).read_text())[
+        "config"
+    ]
+    return found
+
+
+def _manifest(layout: Path) -> dict[str, Any]:
+    index = json.loads((layout / "index.json").read_text())
+    found: dict[str, Any] = json.loads(_blob(layout, index["manifests"][0]["digest"]).read_text())
+    return found
 
 
 def _pack(layout: Path, target: Path, epoch: int) -> None:
@@ -104,7 +119,7 @@ def _packages(layout: Path) -> list[Package]:
                     file = archive.extractfile(entry)
                     assert file is not None, entry.name
                     metadata = message_from_bytes(file.read())
-                    name = str(metadata["Name"]).lower()
+                    name = normal(str(metadata["Name"]))
                     licence = str(metadata["License-Expression"] or metadata["License"] or "unknown")
                     found[name] = Package(name, str(metadata["Version"]), "", " ".join(licence.split()), ())
     found.pop("apiha", None)

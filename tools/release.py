@@ -65,8 +65,12 @@ def release(repository: Path, number: str, day: str, build: Callable[[], None]) 
     git("tag", "--annotate", tag, "--message", f"apiha {number}")
 
 
-def left(number: str) -> str:
+def left(number: str, dist: Path) -> str:
     """What has to be done by hand, as commands."""
+    image = f"{dist.name}/apiha-{number}-oci.tar"
+    push = f"skopeo copy oci-archive:{image} docker://REGISTRY/apiha:{number}"
+    if not (dist.parent / image).exists():
+        push = f"# no {image} was built, see above: build it, and push it as REGISTRY/apiha:{number}"
     return f"""
 Version {number} is committed and tagged on this machine. Left to do:
 
@@ -74,7 +78,7 @@ Version {number} is committed and tagged on this machine. Left to do:
     git push --follow-tags origin HEAD
     gh release create v{number} --notes-from-tag dist/*     # every file of dist/, SHA256SUMS with them
     twine upload dist/*.whl dist/*.tar.gz
-    skopeo copy oci-archive:dist/apiha-{number}-oci.tar docker://REGISTRY/apiha:{number}
+    {push}
 
 To take it back before that: git tag -d v{number} && git reset --hard HEAD~1"""
 
@@ -98,7 +102,7 @@ def main(arguments: list[str]) -> int:
         print(f"release: `{' '.join(error.cmd)}` failed; the commit was taken back", file=sys.stderr)
         print(error.stderr or "", file=sys.stderr, end="")
         return 1
-    print(left(number))
+    print(left(number, REPOSITORY / "dist"))
     return 0
 
 

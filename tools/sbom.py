@@ -74,7 +74,12 @@ def bom(
 
 def _component(package: Package) -> dict[str, Any]:
     purl = f"pkg:pypi/{package.name}@{package.version}"
-    known = re.fullmatch(r"[A-Za-z0-9.+-]+", package.licence)
+    if re.fullmatch(r"[A-Za-z0-9.+-]+", package.licence):
+        licence: dict[str, Any] = {"license": {"id": package.licence}}
+    elif re.fullmatch(r"[A-Za-z0-9.+()-]+( (AND|OR|WITH) [A-Za-z0-9.+()-]+)+", package.licence):
+        licence = {"expression": package.licence}
+    else:
+        licence = {"license": {"name": package.licence}}
     return {
         "type": "library",
         "bom-ref": purl,
@@ -82,7 +87,7 @@ def _component(package: Package) -> dict[str, Any]:
         "version": package.version,
         "purl": purl,
         **({"hashes": [{"alg": "SHA-256", "content": package.sha256}]} if package.sha256 else {}),
-        "licenses": [{"license": {"id" if known else "name": package.licence}}],
+        "licenses": [licence],
     }
 
 

@@ -81,22 +81,22 @@ def unpack(target: Path, wheel: Path) -> list[Package]:
         subprocess.run([*pip, "--no-index", str(wheel)], check=True)
         installed = json.loads(report.read_text(encoding="utf-8"))["install"]
     sums = {
-        _normal(entry["metadata"]["name"]): entry["download_info"]["archive_info"]["hashes"]["sha256"]
+        normal(entry["metadata"]["name"]): entry["download_info"]["archive_info"]["hashes"]["sha256"]
         for entry in installed
     }
-    packages = [_package(target, pin, sums[_normal(pin.name)]) for pin in pins]
+    packages = [_package(target, pin, sums[normal(pin.name)]) for pin in pins]
     _prune(target)
     return packages
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
     """The name as the Python packaging specification normalises it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _package(tree: Path, pin: Pin, sha256: str) -> Package:
     info = next(
-        path for path in tree.glob("*.dist-info") if _normal(path.name.split("-")[0]) == _normal(pin.name)
+        path for path in tree.glob("*.dist-info") if normal(path.name.split("-")[0]) == normal(pin.name)
     )
     metadata = message_from_bytes((info / "METADATA").read_bytes())
     classifiers = [

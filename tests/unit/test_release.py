@@ -91,6 +91,15 @@ def test_the_unreleased_section_may_name_its_version_already(heading: str) -> No
     assert release.changelog(f"## {heading}\n\n- A.\n", "0.1.0", DAY) == f"## [0.1.0] - {DAY}\n\n- A.\n"
 
 
+def test_what_is_left_to_do_says_whether_there_is_an_image(tmp_path: Path) -> None:
+    """A release without one must not look like one with."""
+    dist = tmp_path / "dist"
+    assert "no dist/apiha-0.2.0-oci.tar was built" in release.left("0.2.0", dist)
+    dist.mkdir()
+    (dist / "apiha-0.2.0-oci.tar").touch()
+    assert "skopeo copy oci-archive:dist/apiha-0.2.0-oci.tar" in release.left("0.2.0", dist)
+
+
 @pytest.mark.parametrize("arguments", [[], ["one"], ["0.2"], ["0.2.0", "0.3.0"]])
 def test_what_is_no_version_is_refused(arguments: list[str]) -> None:
     """A usage error."""

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from apiha import __version__
 from tests.support.cache import cache_folder, cached, fingerprint
 from tests.support.kube.binaries import assets_directory
 from tests.support.kubeadm.disk import images
 from tests.support.machine.filesystem import debootstrap, recipe
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-UPDATER_IMAGE = "registry.example.com/apiha:0.1.0"  # as the documentation calls it
+UPDATER_IMAGE = f"registry.example.com/apiha:{__version__}"  # as the documentation calls it
 BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kube-proxy")
 # What kube-proxy's image has beside it, and what the Containerfile expects of its base.
 PROXY_PACKAGES = ("conntrack", "iptables", "kmod", "nftables")
@@ -237,7 +238,7 @@ def build_updater(target: Path) -> None:
     base = ["buildah", "--root", str(storage), "--runroot", f"{storage}-run", "--storage-driver", "overlay"]
     with tempfile.TemporaryDirectory(prefix="apiha-build-") as scratch:
         pip = Path(scratch) / "pip.conf"
-        volumes = [f"--volume={folder}:{folder}:ro" for folder in _pip_settings(pip)]
+        volumes = [f"--volume={folder}:{folder}:ro" for folder in pip_settings(pip)]
         _run([*base, "pull", f"docker-archive:{python_base()}"])
         arguments = ["--build-arg", "PYTHON_IMAGE=localhost/python:debian", "--tag", UPDATER_IMAGE]
         where = ["--isolation", "chroot", "--network", "host", f"--volume={pip}:/etc/pip.conf:ro", *volumes]
@@ -245,7 +246,7 @@ def build_updater(target: Path) -> None:
         _run([*base, "push", UPDATER_IMAGE, f"docker-archive:{target}:{UPDATER_IMAGE}"])
 
 
-def _pip_settings(target: Path) -> list[str]:
+def pip_settings(target: Path) -> list[str]:
     """Write what pip is told on this system, from wherever, into one file; returns the paths that it names."""
     listed = subprocess.run(
         ["python3", "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
