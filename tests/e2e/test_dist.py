@@ -179,7 +179,7 @@ def test_the_shells_complete_commands_and_options(built: Path, tmp_path: Path) -
         "fish": "fish/vendor_completions.d/apiha.fish",
     }.items():
         if shutil.which(shell):
-            run([shell, "--no-execute", folder / path])
+            run([shell, "-n", folder / path])
 
 
 def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
