@@ -39,7 +39,7 @@ def find_live(
 def ask_vip(
     probe: Callable[[], ProbeResult], *, swapped: bool, pause: Callable[[float], None]
 ) -> ProbeResult:
-    """Whether to rely on the VIP, by up to three probes; the result stands for the verdict.
+    """Whether to rely on the VIP, by as many probes as that takes; the result stands for the verdict.
 
     `swapped` is whether the block says VIP first now, `pause` takes seconds. No more probes than `VipProof` needs.
     """

@@ -95,7 +95,7 @@ def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = N
     """Probe all control planes, configured and learned, and the VIP, all at once. Raises ConfigError.
 
     `swapped` is whether the block says VIP first; None asks each address once and no more. Else the VIP is judged as
-    a reconcile judges it, by up to three probes, and each address that answers is asked which cluster it belongs to.
+    a reconcile judges it, by several probes, and each address that answers is asked which cluster it belongs to.
     A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
     dates and the server's time can be told; the answer stays untrusted.
     """

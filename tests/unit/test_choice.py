@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apiha.clock import backoff
 from apiha.endpoint import Endpoint
-from apiha.node.choice import PROOF, Race, VipProof, block_addresses, interleave, worth_moving
+from apiha.node.choice import PROOF, REFUSALS, Race, VipProof, block_addresses, interleave, worth_moving
 from apiha.probe import Health, ProbeResult, trial_order
 
 THREE = tuple(Endpoint(f"10.0.0.{n}", 6443) for n in (11, 12, 13))
@@ -344,15 +344,21 @@ def test_what_is_worth_a_move() -> None:
 # ---------------------------------------------------------------------------- VIP, backoff
 
 
-@given(st.lists(st.sampled_from(list(Health)), max_size=12))
+@given(st.lists(st.sampled_from([*Health, *[Health.REFUSED] * 6]), max_size=12))
 def test_vip_is_proven_and_lost_by_the_last_answers_in_a_row(answers: list[Health]) -> None:
-    """Proven exactly if the last three answers came from a usable API server, lost exactly if none of them did."""
+    """Proven exactly if the last three answers came from a usable API server; lost after three failures in a row, of
+    which none is a refusal, or nine of any kind.
+    """
     proof = VipProof()
     for health in answers:
         proof = proof.after(ProbeResult(THREE[0], health))
     last = [health in (Health.READY, Health.ALIVE) for health in answers[-PROOF:]]
     assert proof.proven == (len(last) == PROOF and all(last))
-    assert proof.lost == (len(last) == PROOF and not any(last))
+    failures = list(
+        itertools.takewhile(lambda health: health not in (Health.READY, Health.ALIVE), reversed(answers))
+    )
+    slow = sum(health is not Health.REFUSED for health in failures)
+    assert proof.lost == (slow >= PROOF or len(failures) >= REFUSALS)
     for swapped in (True, False):
         agrees = bool(last) and last[-1] is swapped
         assert proof.settled(swapped=swapped) == (agrees or proof.proven or proof.lost)

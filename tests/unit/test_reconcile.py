@@ -37,7 +37,10 @@ from tests.support.world import (
         (True, "+", True),
         (True, "-+", True),
         (True, "--+", True),
-        (True, "---", False),
+        (True, "--------+", True),
+        (True, "---------", False),
+        (True, "ttt", False),
+        (True, "-t-t-t", False),
         (False, "-", False),
         (False, "+-", False),
         (False, "++-", False),
@@ -45,14 +48,14 @@ from tests.support.world import (
     ],
 )
 def test_vip_verdict(swapped: bool, answers: str, usable: bool) -> None:
-    """A swapped node gives the VIP up after three failures, a pinned one takes it after three answers; no more probes
-    than it takes to know.
+    """A swapped node gives the VIP up after three failures (t) or nine refusals (-), a pinned one takes it after three
+    answers; no more probes than it takes to know.
     """
     left = list(answers)
     pauses: list[float] = []
 
     def probe() -> ProbeResult:
-        return ProbeResult(VIP, READY if left.pop(0) == "+" else REFUSED)
+        return ProbeResult(VIP, {"+": READY, "-": REFUSED, "t": TIMEOUT}[left.pop(0)])
 
     assert ask_vip(probe, swapped=swapped, pause=pauses.append).health.usable is usable
     assert left == []
