@@ -17,7 +17,7 @@ from tests.support.kubeadm.node import Node
 
 Record = Callable[[str, object], None]
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 SEED = int(os.environ.get("APIHA_SEED", "1"))
 READY = 10.0  # from kubelet's start to Ready

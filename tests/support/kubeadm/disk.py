@@ -161,6 +161,8 @@ def provision(root: Path) -> None:
     _write(root / "etc/containerd/config.toml", CONTAINERD_TOML.format(pause=images()["pause"]))
     journald = "[Journal]\nReadKMsg=no\nStorage=persistent\nSystemMaxUse=200M\nRateLimitIntervalSec=0\n"
     _write(root / "etc/systemd/journald.conf.d/test.conf", journald)
+    # containerd's shims outlive SIGTERM: a node that is shut down without a drain waits for them, by default 90 s.
+    _write(root / "etc/systemd/system.conf.d/test.conf", "[Manager]\nDefaultTimeoutStopSec=10s\n")
     for unit, target in (
         ("kubelet", "multi-user"),
         ("containerd", "multi-user"),
