@@ -170,6 +170,8 @@ def test_the_package_takes_over_from_the_one_file_and_goes_without_a_trace(
     assert set(enabled(worker).values()) == {"disabled"}
     worker.run(["apiha", "install", "--now"])
     wait_until_swapped(worker)
+    assert [name for name in UNITS if worker.path(f"/etc/systemd/system/{name}").exists()] == []
+    assert worker.read("/etc/apiha/config.yaml") == CONFIG
 
     # Purged: as if it had never been there.
     dpkg(worker, "--purge", "apiha")
