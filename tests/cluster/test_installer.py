@@ -38,7 +38,7 @@ def test_a_node_gets_apiha_by_the_page_and_loses_it_again(lab: Lab) -> None:
 
     lab.first.sh(block("installer-try"), timeout=180.0)
     assert is_ready(pod(lab))
-    process = node.sh("pgrep -f '^/.*python.* node-installer$|apiha .*node-installer'").split()[0]
+    (process,) = node.sh("pgrep -f '/opt/apiha/bin/[a]piha .*node-installer'").split()
     status = dict(
         line.split(":\t", 1) for line in node.sh(f"cat /proc/{process}/status").splitlines() if ":\t" in line
     )
