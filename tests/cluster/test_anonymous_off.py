@@ -31,7 +31,7 @@ def restart_with(lab: Lab, node: Node, manifest: str, status: int) -> None:
     """Give kube-apiserver another manifest, and wait until it runs as that says and a stranger gets that status."""
 
     def restarted() -> bool:
-        servers = [command for command in node.processes() if command.startswith("kube-apiserver ")]
+        servers = node.sh("pgrep -fa '^kube-apiserver '", check=False).splitlines()
         return [FLAG in command for command in servers] == [FLAG in manifest] and answers_anonymous(
             node, status
         )

@@ -72,6 +72,7 @@ def boots(lab: Lab, times: int, record: Record) -> None:
         lab.wait_endpoints()
 
 
+@pytest.mark.full
 def test_a_worker_boots_ten_times_with_a_control_plane_dead(lab: Lab, record_property: Record) -> None:
     """Ten boots: Ready, swapped, nothing failed, within the bounds, each time."""
     boots(lab, 10, record_property)
