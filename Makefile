@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e e2e-cluster e2e-cluster-full soak lint lint-style lint-types \
-	lint-imports lint-version format bench bench-failover bench-fleet docs docs-serve dist pyz deb release chart lock clean
+	lint-imports lint-version format bench bench-failover bench-fleet docs docs-serve dist pyz deb release chart lock clean \
+	ansible lint-ansible
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -70,6 +71,17 @@ lint-imports: venv
 lint-version: venv
 	$(BIN)/python tools/version.py
 
+ANSIBLE := .venvs/ansible
+ansible: $(ANSIBLE)/.installed ## ansible-core and ansible-lint in a virtual environment of their own, for deploy/ansible
+
+$(ANSIBLE)/.installed: requirements-ansible.lock
+	$(PYTHON) -m venv --clear $(ANSIBLE)
+	$(ANSIBLE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ansible.lock
+	@touch $@
+
+lint-ansible: ansible ## The Ansible role by ansible-lint's strictest profile, offline
+	cd deploy/ansible && PATH=$(CURDIR)/$(ANSIBLE)/bin:$$PATH ansible-lint --offline --strict --profile production
+
 format: venv ## Put the code into ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -122,6 +134,7 @@ lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, 
 	$(LOCK) --no-annotate -c requirements-dev.lock --group wheel -o requirements-wheel.lock
 	$(LOCK) $(UPGRADE) --no-annotate --group docs -o requirements-docs.lock
 	$(LOCK) $(UPGRADE) --no-annotate --group helm -o requirements-helm.lock
+	$(subst 3.10,3.11,$(LOCK)) $(UPGRADE) --no-annotate --group ansible -o requirements-ansible.lock
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .venvs dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,10 +7,8 @@ authorizer and NodeRestriction are on, so what it and apiha may do is what they 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +18,20 @@ import yaml
 
 from apiha.config import PACKAGED
 from apiha.install.units import UNITS
-from tests.support.kube import Cluster, require_assets
-from tests.support.machine import Machine, requires_machine, root_filesystem
-
-PYZ = Path(__file__).resolve().parents[2] / "dist/apiha.pyz"
-KUBELET = Path(__file__).resolve().parents[1] / "support/lease_kubelet.py"
+from tests.support.joined_machine import (
+    CONF,
+    NAME,
+    NEW,
+    NODE,
+    OLD,
+    PLANES,
+    PYZ,
+    VIP,
+    cluster_of_two,
+    joined_machine,
+)
+from tests.support.kube import Cluster
+from tests.support.machine import Machine, requires_machine
 
 pytestmark = [
     requires_machine,
@@ -32,81 +39,21 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-NODE, NAME, VIP = "worker-1", "apiserver.cluster.local", "10.96.0.100"
-PLANES = ("10.0.0.11", "10.0.0.12")
-OLD, NEW = f"https://{PLANES[0]}:6443", f"https://{NAME}:6443"
-CONF, PEM = "/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/pki/kubelet-client-current.pem"
 INSTALL = ["python3", "/opt/apiha.pyz", "install", "--now"]
 UNINSTALL = ["python3", "/opt/apiha.pyz", "uninstall"]
-KUBELET_SERVICE = f"""\
-[Service]
-ExecStart=/usr/bin/kubelet {NODE}
-Restart=always
-RestartSec=1
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two control planes, whose certificates name their addresses too, and what `apiha manifests` prints."""
-    require_assets("kube-apiserver", "etcd", "kube-proxy", "kubectl")
-    try:
-        root_filesystem()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
-    with Cluster(n=2, directory=tmp_path_factory.mktemp("kube"), ip_sans=True) as cluster:
-        cluster.wait_endpoints(cluster.addresses)
-        shown = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "apiha",
-                "manifests",
-                "--vip",
-                VIP,
-                "--image",
-                "registry.example.com/apiha",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        applied = cluster.kubectl("apply", "-f", "-", stdin=shown.stdout)
-        assert applied.returncode == 0, applied.stderr
-        status, answer = cluster.api(
-            "PATCH",
-            "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/apiserver",
-            {
-                "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
-                "endpoints": [{"addresses": [address]} for address in cluster.addresses],
-            },
-        )
-        assert status == 200, answer
+    """Two control planes with what `apiha manifests` prints."""
+    with cluster_of_two(tmp_path_factory.mktemp("kube")) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def machine(cluster: Cluster) -> Iterator[Machine]:
-    """A worker as `kubeadm join` leaves it, booted; kube-proxy runs on its network."""
-    host = cluster.add_worker(NODE)
-    credentials = cluster.client(f"system:node:{NODE}")
-    conf = yaml.safe_load(cluster.kubeconfig(f"system:node:{NODE}", server=OLD).read_text())
-    conf["users"][0]["user"] = {"client-certificate": PEM, "client-key": PEM}
-    with Machine(NODE, host) as machine:
-        machine.write("/usr/bin/kubelet", KUBELET.read_bytes(), mode=0o755)
-        machine.write("/etc/systemd/system/kubelet.service", KUBELET_SERVICE)
-        machine.write(CONF, yaml.safe_dump(conf), mode=0o600)
-        machine.write("/etc/kubernetes/pki/ca.crt", cluster.ca_file.read_text())
-        machine.write(PEM, credentials.cert.read_text() + credentials.key.read_text(), mode=0o600)
-        machine.write("/opt/apiha.pyz", PYZ.read_bytes(), mode=0o755)
-        machine.boot()
-        machine.run(["systemctl", "enable", "--now", "kubelet.service"])
-        cluster.start_kube_proxy(host, cluster.hosts())
-        machine.wait_for_journal("kubelet.service", f"renewed the Lease at {OLD}")
+    """A worker as `kubeadm join` leaves it, booted."""
+    with joined_machine(cluster) as machine:
         yield machine
 
 

@@ -165,6 +165,10 @@ def test_everything_that_pyproject_names_is_locked() -> None:
         LOCKS, (updater | needed(groups["dev"]), updater, node, needed(groups["wheel"])), strict=True
     ):
         assert wanted - {pin.partition("==")[0] for pin in pins(name)} == set(), name
+    assert (
+        needed(groups["ansible"]) - {pin.partition("==")[0] for pin in pins("requirements-ansible.lock")}
+        == set()
+    )
 
 
 def test_the_image_is_built_from_files_of_its_build_context() -> None:

@@ -76,6 +76,13 @@ class Machine:
         """Whether the machine is switched on."""
         return self._nspawn is not None and self._nspawn.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the machine's pid 1 out here, until it is off. Raises RuntimeError when off."""
+        if self._init is None:
+            raise RuntimeError(f"{self.name} is off")
+        return self._init
+
     def boot(self, timeout: float = 60.0) -> None:
         """Switch on; returns as soon as systemd takes commands, which is long before the boot is finished.
 
