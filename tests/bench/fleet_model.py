@@ -108,8 +108,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Servers:
     """The control planes: when an answer comes, if one comes."""
 
-    def __init__(self, states: States, rate: float) -> None:
+    def __init__(
+        self, states: States, rate: float, *, lateness: Sequence[float] = (), rng: random.Random | None = None
+    ) -> None:
+        """`rate` is handshakes a second of each. Every answer is late by a random one of `lateness` (seconds)."""
         self._states = states
+        self._lateness = lateness
+        self._rng = rng or random.Random(1)
         self._service = 1 / rate
         self._free_at: dict[Endpoint, float] = {}
         self._results: dict[tuple[Endpoint, Health], ProbeResult] = {}
@@ -127,6 +132,8 @@ class Servers:
         done = max(self._free_at.get(endpoint, 0.0), now + ROUND_TRIP) + self._service
         self._free_at[endpoint] = done
         late = SLOWNESS if state == SLOW else 0.0
+        if self._lateness:
+            late += self._rng.choice(self._lateness)
         return done + 2 * ROUND_TRIP + late, self.result(endpoint, Health.READY)
 
     def result(self, endpoint: Endpoint, health: Health) -> ProbeResult:
@@ -215,14 +222,17 @@ def simulate(
     states: States | None = None,
     window: float = 10.0,
     rate: float | None = None,
+    lateness: Sequence[float] = (),
     seed: int = 1,
 ) -> Outcome:
     """Every worker boots at a random moment of the `window` (seconds) and looks until it found a control plane.
 
-    `rate` is handshakes a second of one control plane, by default that of one made for so many workers.
+    `rate` is handshakes a second of one control plane, by default that of one made for so many workers; `lateness` as
+    for `Servers`.
     """
     rng = random.Random(seed)
-    boot = _Boot(strategy, Servers(states or {}, rate or rate_for(workers)), rng)
+    servers = Servers(states or {}, rate or rate_for(workers), lateness=lateness, rng=rng)
+    boot = _Boot(strategy, servers, rng)
     names = map("worker-{:06d}".format, range(workers))
     unsorted = [(rng.uniform(0.0, window), strategy.order(name, endpoints)) for name in names]
     arrivals = iter(sorted(unsorted, key=itemgetter(0)))

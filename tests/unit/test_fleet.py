@@ -54,6 +54,12 @@ def test_one_lost_control_plane(state: State) -> None:
     assert A not in seen.chosen
 
 
+def test_answers_that_are_late_make_workers_ask_the_next_one() -> None:
+    """An answer that takes longer than the hedge delay costs a second handshake; one that does not costs none."""
+    assert simulate(APIHA, THREE, workers=60, lateness=[0.1]).handshakes.total() == 60
+    assert simulate(APIHA, THREE, workers=60, lateness=[0.2]).handshakes.total() == 120
+
+
 def test_two_silent_control_planes() -> None:
     """Two hedge delays at most, where a loop over curl takes four seconds."""
     states = {A: SILENT, B: SILENT}
@@ -173,6 +179,10 @@ def test_the_section_on_real_processes_has_the_model_beside_each_run() -> None:
         "3, all well", list(counts), None, 0.2, counts, chosen, times, times, counts, [10.0] * 60, times
     )
     rows = [line.split("|")[2:7] for line in section([run], 60).splitlines() if line.startswith("| ")]
-    (real, *measured), (model, *simulated) = rows[-2:]
-    assert (real.strip(), model.strip()) == ("real", "simulated")
+    (real, *measured), (model, *simulated), (late, *_) = rows[-3:]
+    assert [cell.strip() for cell in (real, model, late)] == [
+        "real",
+        "simulated",
+        "simulated, answers as late as here",
+    ]
     assert measured == simulated
