@@ -32,6 +32,7 @@ from tests.support.updater import ROOT, VIP, manifests, wait_for
 THREE = planes(11, 12, 13)
 VIP_AFTER = 15.0  # s from the start of the processes, or when the last one has pinned
 LIMIT = 120.0  # s
+SLOW = 3.0  # s: a process alone that takes longer to pin has a reason, which its journal may tell
 COUNTER = """table inet apiha_bench {
   counter syns { }
   chain input { type filter hook input priority 0; tcp dport 6443 tcp flags & (syn | ack) == syn counter name syns; }
@@ -143,6 +144,8 @@ def _pins(cluster: Cluster, hosts: Sequence[Host], folder: Path, run: Run) -> No
     began = time.time()
     _start(single, folder, "bootstrap", "--pin-only", "--timeout", "20s").wait(LIMIT)
     run.alone = _when(folder, single, "pinned ") - began
+    if run.alone > SLOW:
+        print(f"one alone took {run.alone:.1f} s:\n{_journal(folder, single)}", file=sys.stderr)
     _count(cluster)
     began = time.time()
     for process in [_start(host, folder, "bootstrap", "--pin-only", "--timeout", "20s") for host in fleet]:
@@ -179,17 +182,20 @@ def _boots(cluster: Cluster, hosts: Sequence[Host], folder: Path, run: Run) -> N
 
 def _said(folder: Path, host: Host, beginning: str) -> list[dict[str, Any]]:
     """The whole lines of its journal that begin so."""
-    lines = (folder / f"{host.name}.log").read_text().splitlines(keepends=True)
+    lines = _journal(folder, host).splitlines(keepends=True)
     events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
     return [event for event in events if event["message"].startswith(beginning)]
+
+
+def _journal(folder: Path, host: Host) -> str:
+    return (folder / f"{host.name}.log").read_text()
 
 
 def _when(folder: Path, host: Host, beginning: str) -> float:
     """When it said that first: seconds since the epoch."""
     said = _said(folder, host, beginning)
     if not said:
-        journal = (folder / f"{host.name}.log").read_text()
-        raise RuntimeError(f"{host.name} never said {beginning!r}:\n{journal}")
+        raise RuntimeError(f"{host.name} never said {beginning!r}:\n{_journal(folder, host)}")
     return datetime.fromisoformat(said[0]["time"]).timestamp()
 
 
