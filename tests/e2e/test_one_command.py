@@ -11,12 +11,10 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
-from apiha.config import PACKAGED
 from apiha.install.units import UNITS
 from tests.support.joined_machine import (
     CONF,
@@ -32,6 +30,9 @@ from tests.support.joined_machine import (
 )
 from tests.support.kube import Cluster
 from tests.support.machine import Machine, requires_machine
+from tools import deb
+
+DEB = PYZ.with_name(f"apiha_{deb.version()}_all.deb")
 
 pytestmark = [
     requires_machine,
@@ -186,34 +187,29 @@ def test_a_foreign_line_stops_it_before_anything_is_written(node: Machine) -> No
 
 
 def test_a_package_keeps_its_program_and_units(node: Machine) -> None:
-    """Run as /usr/bin/apiha with the units in /usr/lib/systemd/system: only the configuration is written.
+    """From the .deb, install writes the configuration and enables the units; uninstall gives the shipped one back.
 
-    `uninstall` gives the shipped one back.
+    A purge without an uninstall before it does the same, kubelet.conf included.
     """
-    program = PYZ.read_bytes()
-    node.write("/usr/bin/apiha", program, mode=0o755)
-    folder = "/usr/lib/systemd/system"
-    systemd = Path(__file__).resolve().parents[2] / "systemd"
-    for path in systemd.rglob("apiha-*"):
-        if path.is_file():
-            text = path.read_text().replace("/usr/local/bin/apiha", "/usr/bin/apiha")
-            node.write(f"{folder}/{path.relative_to(systemd)}", text)
-    for path in systemd.glob("apiha-*.d/*.conf"):
-        node.write(f"{folder}/{path.relative_to(systemd)}", path.read_text())
-    node.write("/etc/apiha/config.yaml", PACKAGED)
-    node.run(["systemctl", "daemon-reload"])
+    if not DEB.exists():
+        pytest.skip(f"needs dist/{DEB.name}: run `make dist`, or `make e2e`")
     before = tree(node)
+    node.write("/opt/apiha.deb", DEB.read_bytes())
+    node.run(["dpkg", "--install", "/opt/apiha.deb"])
     try:
-        done = node.run(["/usr/bin/apiha", "install", "--now"])
+        shipped = tree(node)
+        done = node.run(["apiha", "install", "--now", "--kubelet"])
         assert "they run /usr/bin/apiha" in done.stderr
-        after = tree(node)
-        new = {path for path in after if path not in before}
+        assert server(node) == NEW
+        new = {path for path in tree(node) if path not in shipped}
         assert not any(path.startswith(("usr", "etc/systemd/system/apiha")) for path in new), new
         assert yaml.safe_load(node.read("/etc/apiha/config.yaml"))["vip"] == VIP
-        node.wait_until(lambda: VIP in node.read("/etc/hosts"), "the pin")
-        node.run(["/usr/bin/apiha", "uninstall"])
-        assert tree(node) == before
+        node.run(["apiha", "uninstall"])
+        assert tree(node) == shipped
         states = node.run(["systemctl", "is-enabled", *UNITS], check=False).stdout.split()
         assert "enabled" not in states
+        node.run(["apiha", "install", "--now", "--kubelet"])
     finally:
-        node.run(["sh", "-c", f"rm -rf /usr/bin/apiha {folder}/apiha-* /etc/apiha; systemctl daemon-reload"])
+        node.run(["dpkg", "--purge", "apiha"])
+    assert server(node) == OLD
+    assert tree(node) == before
