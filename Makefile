@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .PHONY: help venv demo test test-bare test-pythons e2e e2e-cluster e2e-cluster-full soak lint lint-style lint-types \
-	lint-imports lint-version format bench bench-failover bench-fleet docs docs-serve dist pyz deb release chart lock clean \
+	lint-imports lint-version format bench bench-failover bench-fleet bench-maintenance docs docs-serve dist pyz deb release chart lock clean \
 	ansible lint-ansible
 .DEFAULT_GOAL := help
 
@@ -91,6 +91,9 @@ bench: venv ## Measurements side by side; prints tables
 
 bench-failover: venv ## The failover of apiha and its rivals side by side; writes docs/failover.md and .svg (root)
 	$(BIN)/python -m tests.bench.failover --write docs
+
+bench-maintenance: venv ## A rolling restart of control planes under load; writes docs/maintenance-measured.md (root)
+	$(BIN)/python -m tests.bench.maintenance --write docs
 
 bench-fleet: venv ## Fleets of 10 to 100,000 workers, simulated; 60 real ones (root); writes docs/scale.md and its plots
 	$(BIN)/python -m tests.bench.fleet --processes 60 --write docs

@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     PROBLEMS = 9, "`status` found a problem"
     UNSUPPORTED = 10, "this machine cannot do it"
     KUBELET = 11, "kubelet was not pointed at the name"
+    REFUSED = 12, "refused: the state of the cluster does not allow it"
+    NOT_FOLLOWED = 13, "written, but the cluster did not follow in time"
     INTERRUPTED = 130, "interrupted"  # 128 + SIGINT, as shells report it
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from apiha import __version__
-from apiha.cli import cluster, failfast, install, installer, manifests, node, userdata
+from apiha.cli import admin, cluster, failfast, install, installer, manifests, node, userdata
 from apiha.cli.options import Invocation, setting_options, take_settings
 from apiha.errors import ApihaError, ExitCode
 from apiha.log import LogFormat
@@ -121,6 +121,7 @@ for command in (
     *cluster.COMMANDS,
     *userdata.COMMANDS,
     *installer.COMMANDS,
+    *admin.COMMANDS,
 ):
     cli.add_command(command)
 

@@ -169,9 +169,9 @@ def manifests_command(
         files = render(values)
     if dry_run:
         from apiha.findings import exit_code
+        from apiha.kubectl import Kubectl
         from apiha.manifests.check import check, check_installer
         from apiha.manifests.judge import text_of
-        from apiha.manifests.kubectl import Kubectl
 
         checks = check_installer if installer else check
         findings = checks(values, one_stream(files.values()), Kubectl(kubeconfig))

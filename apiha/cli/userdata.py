@@ -13,7 +13,7 @@ from apiha.config import Config, load
 from apiha.errors import ConfigError
 
 if TYPE_CHECKING:
-    from apiha.manifests.kubectl import Kubectl
+    from apiha.kubectl import Kubectl
     from apiha.userdata.pieces import Plan, Program
 
 FORMATS = ("cloud-config", "ignition", "butane")
@@ -89,7 +89,7 @@ def _user_data(
     kubeconfig: Path | None,
     **program_options: Any,
 ) -> str:
-    from apiha.manifests.kubectl import Kubectl
+    from apiha.kubectl import Kubectl
     from apiha.userdata import formats, pieces
 
     if piece == "runcmd" and output_format != "cloud-config":

@@ -10,6 +10,7 @@ import yaml
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode, NoControlPlane
 from apiha.findings import Finding, Severity
+from apiha.kubectl import Kubectl, KubectlError
 from apiha.manifests.judge import (
     access_reviews,
     canonical,
@@ -24,7 +25,6 @@ from apiha.manifests.judge import (
     ok,
     unknown,
 )
-from apiha.manifests.kubectl import Kubectl, KubectlError
 from apiha.manifests.render import Values
 from apiha.names import SERVICE
 from apiha.probe import Prober, probe_all

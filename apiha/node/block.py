@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from apiha.endpoint import Endpoint
 from apiha.hosts.adopt import Foreign
-from apiha.node.choice import block_addresses
+from apiha.node.choice import block_addresses, put_last
 from apiha.node.context import LOOPBACK, Node
 from apiha.probe import Health, ProbeResult
 
@@ -81,8 +81,9 @@ def pinned_block(node: Node, first: Endpoint, results: Mapping[Endpoint, ProbeRe
 
 def swapped_block(node: Node, vip: Endpoint, block: Block, results: Mapping[Endpoint, ProbeResult]) -> Block:
     """The addresses of a block that names the VIP first. The others keep the order of `block`, the present one; after
-    them come those that are new; and at the end those that do not answer, by `results`.
+    them come those that are new, then the drained ones; and at the end those that do not answer, by `results`.
     """
     place = {address: index for index, address in enumerate(block)}
-    order = sorted(node.known(), key=lambda endpoint: place.get(endpoint.address, len(place)))
+    placed = sorted(node.known(), key=lambda endpoint: place.get(endpoint.address, len(place)))
+    order = put_last(placed, node.remembered().drained)
     return block_addresses(vip.address, order, fallbacks=node.config.fallbacks, results=results)

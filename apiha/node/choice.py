@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -113,6 +113,11 @@ def interleave(*sources: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(dict.fromkeys(endpoint for each in rounds for endpoint in each if endpoint is not None))
 
 
+def put_last(order: Iterable[Endpoint], drained: Collection[str]) -> tuple[Endpoint, ...]:
+    """The order with the drained control planes at its end; nothing else changes places."""
+    return tuple(sorted(order, key=lambda endpoint: endpoint.address in drained))
+
+
 def block_addresses(
     first: str,
     order: Iterable[Endpoint],
@@ -139,9 +144,17 @@ def block_addresses(
     return tuple(dict.fromkeys([first, *(endpoint.address for endpoint in kept), *last]))
 
 
-def settled(block: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The block as it is, if it differs from the wanted one only in the order of the fallbacks: no write for that."""
-    same = block[:1] == wanted[:1] and sorted(block) == sorted(wanted)
+def settled(
+    block: tuple[str, ...], wanted: tuple[str, ...], drained: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The block as it is, if it differs from the wanted one only in the order of the fallbacks: no write for that,
+    unless a drained control plane (by address) has to make room for the others.
+    """
+
+    def places(addresses: tuple[str, ...]) -> list[bool]:
+        return [address in drained for address in addresses]
+
+    same = block[:1] == wanted[:1] and sorted(block) == sorted(wanted) and places(block) == places(wanted)
     return block if same else wanted
 
 

@@ -17,7 +17,7 @@ from apiha.errors import ConfigError
 from apiha.hosts import HostsFile, current
 from apiha.log import Reporter
 from apiha.node import memory
-from apiha.node.choice import interleave
+from apiha.node.choice import interleave, put_last
 from apiha.node.learned import node_prober
 from apiha.paths import MACHINE_ID, STATE_DIR
 from apiha.preview import Preview
@@ -56,9 +56,9 @@ class Node:
 
     def known(self) -> tuple[Endpoint, ...]:
         """The control planes of the cluster as far as this node knows, in its order of trial: those that it learned
-        and those of the configuration, in turns. These belong in the block.
+        and those of the configuration, in turns, the drained ones last. These belong in the block.
         """
-        return interleave(*self._sources())
+        return put_last(interleave(*self._sources()), self.remembered().drained)
 
     def candidates(self, block: tuple[str, ...]) -> tuple[Endpoint, ...]:
         """Everything worth asking, in this node's order of trial: as `known`, and in turns with these what else the
@@ -67,7 +67,8 @@ class Node:
         learned, configured = self._sources()
         taken = {LOOPBACK, self.config.vip, *(endpoint.address for endpoint in learned + configured)}
         others = [Endpoint(address, self.config.port) for address in block if address not in taken]
-        return interleave(learned, configured, trial_order(self.name, others[: memory.MOST]))
+        order = interleave(learned, configured, trial_order(self.name, others[: memory.MOST]))
+        return put_last(order, self.remembered().drained)
 
     def _sources(self) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
         """The learned control planes and the configured ones, each in this node's order of trial."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane
 from apiha.node.context import Node
-from apiha.node.learned import NotLearned, Refused, fetch_cluster_uid, fetch_control_planes
+from apiha.node.learned import NotLearned, Refused, fetch_cluster_uid, fetch_control_planes, fetch_drained
 from apiha.node.memory import FILE, Cluster, Memory
+from apiha.probe import Prober
 from apiha.trust import fingerprint, load_ca
 
 
@@ -20,7 +21,7 @@ def learn(node: Node, endpoint: Endpoint) -> None:
     """Remember the control planes that the API server at `endpoint` names.
 
     Errors are only logged, since the block matters more, all but one: raises OtherCluster if the API server belongs to
-    another cluster than the one that this node remembers. Takes at most three times `learned.REQUEST_TIMEOUT`.
+    another cluster than the one that this node remembers. Takes at most four times `learned.REQUEST_TIMEOUT`.
     """
     try:
         with node.make_node_prober(node.config) as identified:
@@ -28,7 +29,9 @@ def learn(node: Node, endpoint: Endpoint) -> None:
             seen = Cluster(fetch_cluster_uid(identified, endpoint), _fingerprint(node))
             known = _recognised(node, endpoint, before, seen)
             found = fetch_control_planes(identified, endpoint)
+            drained = _drained(node, identified, endpoint)
         new = known.told(found, node.clock.now())
+        new = new if drained is None else replace(new, drained=drained)
         if new.worth_saving(before):
             added = [endpoint for endpoint in new.endpoints if endpoint not in before.endpoints]
             node.remember(new)
@@ -59,6 +62,17 @@ def _recognised(node: Node, endpoint: Endpoint, before: Memory, seen: Cluster) -
         )
     kept = Cluster(seen.uid or before.cluster.uid, seen.ca or before.cluster.ca)
     return replace(before, cluster=kept, damage=None)
+
+
+def _drained(node: Node, identified: Prober, endpoint: Endpoint) -> frozenset[str] | None:
+    """The drained control planes; None if that cannot be learned, which is no reason to learn nothing else."""
+    if node.config.vip is None:
+        return None
+    try:
+        return fetch_drained(identified, endpoint, node.config.vip)
+    except NotLearned as error:
+        node.report.debug(f"drained control planes not learned: {error}")
+        return None
 
 
 def _fingerprint(node: Node) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apiha.config import Config
+from apiha.drained import of_service
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
 from apiha.node.memory import MOST, uid_or_none
@@ -29,8 +30,11 @@ SLICE_PATH = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubern
 ENDPOINTS_PATH = "/api/v1/namespaces/default/endpoints/kubernetes"
 # Its UID is what tells clusters apart that share a CA: every cluster has this namespace, and makes its own.
 NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
+# The Service behind the VIP says which control planes are drained. Found by its clusterIP: a node does not know its
+# namespace. kubelets may read all Services (rule `services` of NodeRules). resourceVersion 0: from memory, not etcd.
+SERVICE_PATH = "/api/v1/services?fieldSelector=spec.clusterIP%3D{vip}&resourceVersion=0"
 REQUEST_TIMEOUT = (
-    2.0  # seconds for each of at most three requests, whatever `probe_timeout` is: a pass waits for them
+    2.0  # seconds for each of at most four requests, whatever `probe_timeout` is: a pass waits for them
 )
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
@@ -68,6 +72,20 @@ def fetch_cluster_uid(prober: Prober, endpoint: Endpoint) -> str | None:
     document = _json(endpoint, data) if status == 200 else None
     metadata = document.get("metadata") if isinstance(document, dict) else None
     return uid_or_none(metadata.get("uid")) if isinstance(metadata, dict) else None
+
+
+def fetch_drained(prober: Prober, endpoint: Endpoint, vip: str) -> frozenset[str] | None:
+    """The addresses of the control planes that are drained, by the annotation of the Service that has this clusterIP.
+
+    Empty for a VIP that is no Service's. None where this node may not read Services. Raises NotLearned.
+    """
+    status, data = _get(prober, endpoint, SERVICE_PATH.format(vip=vip.replace(":", "%3A")))
+    if status != 200:
+        return None
+    document = _json(endpoint, data)
+    items = document.get("items") if isinstance(document, dict) else None
+    services = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return frozenset(address for service in services[:1] for address in of_service(service).addresses)
 
 
 def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:

@@ -55,10 +55,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a node remembers. `seen` is newest first, at most `MOST`; `damage` says why the file could not be used."""
+    """What a node remembers. `seen` is newest first, at most `MOST`; `drained` are the addresses of control planes
+    under maintenance, to be tried last; `damage` says why the file could not be used.
+    """
 
     seen: tuple[Seen, ...] = ()
     cluster: Cluster = Cluster()
+    drained: frozenset[str] = frozenset()
     damage: str | None = None
 
     @property
@@ -84,6 +87,7 @@ class Memory:
         return (
             before.damage is not None
             or self.cluster != before.cluster
+            or self.drained != before.drained
             or set(self.endpoints) != set(old)
             or any(abs(seen.at - old[seen.endpoint]) > REFRESHED for seen in self.seen)
         )
@@ -104,14 +108,18 @@ def load(state_dir: Path) -> Memory:
             raise ValueError(f"larger than {_LARGEST} bytes")
         document = json.loads(data)
         seen = [_read(entry, written) for entry in document["control_planes"]]
-        cluster = document.get("cluster")
+        cluster, drained = document.get("cluster"), document.get("drained")
     except (FileNotFoundError, NotADirectoryError):
         return Memory()
     except OSError as error:
         return Memory(damage=f"{path}: cannot be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Memory(damage=f"{path}: is damaged ({' '.join(str(error).split())[:100]})")
-    return Memory(_newest({each.endpoint: each for each in seen}.values()), _read_cluster(cluster))
+    return Memory(
+        _newest({each.endpoint: each for each in seen}.values()),
+        _read_cluster(cluster),
+        _read_drained(drained),
+    )
 
 
 def save(state_dir: Path, memory: Memory, preview: Preview | None = None) -> None:
@@ -126,6 +134,7 @@ def save(state_dir: Path, memory: Memory, preview: Preview | None = None) -> Non
             for seen in memory.seen
         ],
         "cluster": {"uid": memory.cluster.uid, "ca": memory.cluster.ca},
+        "drained": sorted(memory.drained),
     }
     path, data = str(state_dir / FILE), f"{json.dumps(document, indent=1)}\n".encode()
     if preview is not None:
@@ -158,6 +167,13 @@ def _read_cluster(value: object) -> Cluster:
         return Cluster()
     uid, ca = value.get("uid"), value.get("ca")
     return Cluster(uid_or_none(uid), ca if isinstance(ca, str) and len(ca) <= 128 else None)
+
+
+def _read_drained(value: object) -> frozenset[str]:
+    """The drained addresses of the file; older releases wrote none."""
+    if not isinstance(value, list):
+        return frozenset()
+    return frozenset(address for address in value[:MOST] if isinstance(address, str))
 
 
 def uid_or_none(value: object) -> str | None:

@@ -51,7 +51,7 @@ def _decide(node: Node, block: Block) -> Block:
     verdict = None if vip is None else _verdict(node, prober, vip, block)
     if vip is not None and verdict is not None and verdict.health.usable:
         wanted = swapped_block(node, vip, block, survey(prober.probe, node.known()))
-        addresses = settled(block, wanted)
+        addresses = settled(block, wanted, node.remembered().drained)
         message = f"the VIP {vip} answers; {node.config.host} points at it"
         write_block(node, addresses, message, expected=block)
         return addresses
@@ -79,7 +79,8 @@ def _without_vip(node: Node, prober: Prober, block: Block, vip: ProbeResult | No
     strangers: set[Endpoint] = set()
     if first is not None and first.health.usable:
         if _at_home(node, first.endpoint):
-            addresses = settled(block, pinned_block(node, first.endpoint, survey(prober.probe, node.known())))
+            wanted = pinned_block(node, first.endpoint, survey(prober.probe, node.known()))
+            addresses = settled(block, wanted, node.remembered().drained)
             message = f"{node.config.host} points at {first.endpoint} ({first.health.value})"
             write_block(node, addresses, message, expected=block)
             return addresses

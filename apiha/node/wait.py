@@ -133,7 +133,8 @@ class _Wait:
     def _swap(self, prober: Prober, block: Block) -> Block:
         """Point the name at the VIP, the control planes after it. Raises BlockChanged."""
         results = survey(prober.probe, self.node.known())
-        addresses = settled(block, swapped_block(self.node, self.vip, block, results))
+        wanted = swapped_block(self.node, self.vip, block, results)
+        addresses = settled(block, wanted, self.node.remembered().drained)
         message = f"swapped {self.node.config.host} to the VIP {self.vip}"
         write_block(self.node, addresses, message, expected=block)
         return addresses

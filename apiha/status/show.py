@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from apiha import __version__
+from apiha.columns import columns
 from apiha.durations import format_duration
 from apiha.failfast.show import summary, table_json
 from apiha.status.model import Answer, Status
@@ -24,7 +25,7 @@ def status_text(status: Status) -> str:
         parts += ["", "Fail fast:", *(f"  {line}" for line in summary(seen.fail_fast.table))]
     parts += ["", "Units:"]
     if seen.units:
-        parts.append(_columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))
+        parts.append(columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))
     else:
         parts.append("  systemd does not run here")
     parts.append("")
@@ -87,7 +88,7 @@ def probe_table(answers: Sequence[Answer]) -> str:
                 "" if result.detail == result.health.value else result.detail,
             ]
         )
-    return _columns(rows)
+    return columns(rows)
 
 
 def probe_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -110,11 +111,3 @@ def probe_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 
 def _json_time(moment: datetime | None) -> str | None:
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
-
-
-def _columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )

@@ -14,6 +14,7 @@
     writer.py      one pass: observations -> the slices that should be -> fenced writes
     loop.py        when a pass is made
     report.py      what is said of what happened: log, problems, metrics, Events
+    drains.py      the same for drained control planes
     problems.py    conditions that are said once, when they change
     events.py      Kubernetes Events on the Service
     metrics.py     what /metrics shows

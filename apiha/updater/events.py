@@ -20,6 +20,7 @@ from apiha.updater.requests import ApiError, Object
 
 _BURST = 10  # as client-go's event correlator limits a source, if more kindly: 25 at once, then one in 300 s
 _REFILL = 10.0  # s
+DRAINED = "drained"  # the reason of one that somebody took out of service
 _LONGEST_NOTE = 1000  # the API allows 1024 bytes (events.k8s.io/v1, `note`)
 
 
@@ -119,7 +120,10 @@ class Announcer:
                 if self._notes:
                     kind, (reason, note) = "Warning", self._notes.pop(0)
                 elif words := describe(self._told, self._now, self._reasons):
-                    lost = self._now.ready < self._told.ready
+                    lost = self._now.ready < self._told.ready and any(
+                        self._reasons.get(endpoint) != DRAINED
+                        for endpoint in self._told.ready - self._now.ready
+                    )
                     kind, reason, note = "Warning" if lost else "Normal", "ControlPlanesChanged", words
                     self._told = self._now
                 else:

@@ -63,6 +63,11 @@ class Metrics:
         self.healthy = gauge(
             "control_plane_healthy", "1 if the leader's health check finds it alive, else 0", "address"
         )
+        self.drained = gauge(
+            "control_plane_drained",
+            "1 for each address that is drained, whether it is there or not",
+            "address",
+        )
         self.writes = counter("writes", "Requests that write a slice, by how they went", "slice", "result")
         self.mirror_seconds = Histogram(
             f"{_PREFIX}_mirror_seconds",

@@ -50,7 +50,8 @@ class Plan:
 
     `other_port` are control planes left out because they listen on another port than most: the ports of a
     slice hold for all its endpoints. `health_ignored` are the families in which no control plane is known to
-    be alive, so that no failure counts.
+    be alive, so that no failure counts. `drained` are those that are unready because somebody drained them;
+    `drained_in_use` those that are used all the same, since no other of their family is ready.
     """
 
     slices: Mapping[str, dict[str, Any]]
@@ -58,15 +59,24 @@ class Plan:
     ready: tuple[Endpoint, ...] = ()
     other_port: tuple[Endpoint, ...] = ()
     health_ignored: tuple[Family, ...] = ()
+    drained: tuple[Endpoint, ...] = ()
+    drained_in_use: tuple[Endpoint, ...] = ()
 
 
-def plan(target: Target, planes: Collection[ControlPlane], health: Verdict, port_name: str | None) -> Plan:
-    """The slices that mirror `planes`, with those that are off unready; `port_name` is that of the Service's
-    port.
+def plan(
+    target: Target,
+    planes: Collection[ControlPlane],
+    health: Verdict,
+    port_name: str | None,
+    drained: Collection[str] = (),
+) -> Plan:
+    """The slices that mirror `planes`, with those that are off or drained unready; `port_name` is that of the
+    Service's port, `drained` are addresses.
 
     Never all off: a failure counts only where a ready control plane of the same family is alive. Where none
     is, from where this process stands, the failures say more about the place than about the control planes,
-    and the slice says what `kubernetes` says. Without any control plane there are no slices: nothing known is
+    and the slice says what `kubernetes` says. In the same way a drain counts only where a control plane of the
+    same family that is not drained is ready. Without any control plane there are no slices: nothing known is
     no reason to change anything.
     """
     slices: dict[str, dict[str, Any]] = {}
@@ -74,6 +84,8 @@ def plan(target: Target, planes: Collection[ControlPlane], health: Verdict, port
     ready: list[Endpoint] = []
     other_port: list[Endpoint] = []
     ignored: list[Family] = []
+    held_back: list[Endpoint] = []
+    in_use: list[Endpoint] = []
     for family in FAMILIES:
         members = [plane for plane in planes if plane.family == family]
         if not members:
@@ -85,11 +97,26 @@ def plan(target: Target, planes: Collection[ControlPlane], health: Verdict, port
         if failed and not any(plane.ready and plane.endpoint in health.alive for plane in members):
             failed = set()
             ignored.append(family)
+        out = {plane.endpoint for plane in members if plane.endpoint.address in drained}
+        if out and not any(
+            plane.ready and plane.endpoint not in failed and plane.endpoint not in out for plane in members
+        ):
+            in_use += sorted(out)
+            out = set()
+        held_back += sorted(out)
         name = target.slice_name(family)
-        slices[name] = _slice(target, name, family, members, failed, port, port_name)
+        slices[name] = _slice(target, name, family, members, failed, out, port, port_name)
         mirrored += [plane.endpoint for plane in members]
-        ready += [plane.endpoint for plane in members if plane.ready and plane.endpoint not in failed]
-    return Plan(slices, tuple(mirrored), tuple(ready), tuple(other_port), tuple(ignored))
+        ready += [plane.endpoint for plane in members if plane.ready and plane.endpoint not in failed | out]
+    return Plan(
+        slices,
+        tuple(mirrored),
+        tuple(ready),
+        tuple(other_port),
+        tuple(ignored),
+        tuple(held_back),
+        tuple(in_use),
+    )
 
 
 def _common_port(members: Collection[ControlPlane]) -> int:
@@ -105,6 +132,7 @@ def _slice(
     family: Family,
     members: Collection[ControlPlane],
     failed: Collection[Endpoint],
+    drained: Collection[Endpoint],
     port: int,
     port_name: str | None,
 ) -> dict[str, Any]:
@@ -113,13 +141,17 @@ def _slice(
         "kind": "EndpointSlice",
         "metadata": {"name": name, "namespace": target.namespace, "labels": target.labels()},
         "addressType": family,
-        "endpoints": [_endpoint(plane, plane.endpoint not in failed) for plane in members],
+        "endpoints": [
+            _endpoint(plane, plane.endpoint not in failed, plane.endpoint in drained) for plane in members
+        ],
         "ports": [{**({"name": port_name} if port_name else {}), "port": port, "protocol": "TCP"}],
     }
 
 
-def _endpoint(plane: ControlPlane, healthy: bool) -> dict[str, Any]:
-    conditions = {"ready": plane.ready and healthy, "serving": plane.serving and healthy}
+def _endpoint(plane: ControlPlane, healthy: bool, drained: bool) -> dict[str, Any]:
+    # One that is drained still serves the connections that it has.
+    ready = plane.ready and healthy and not drained
+    conditions = {"ready": ready, "serving": plane.serving and healthy}
     if plane.terminating is not None:
         conditions["terminating"] = plane.terminating
     entry: dict[str, Any] = {"addresses": [plane.endpoint.address], "conditions": conditions}
@@ -209,6 +241,14 @@ def unready_endpoints(live: Iterable[Slice]) -> frozenset[Endpoint]:
     """The endpoints that mirrored slices have turned off: what a new leader starts its health book from."""
     planes = control_planes(live)
     return frozenset(plane.endpoint for plane in planes if not plane.ready)
+
+
+def held_back(live: Iterable[Slice]) -> frozenset[str]:
+    """The addresses that mirrored slices call unready but serving: what stands in for the drains of a Service that
+    cannot be read yet.
+    """
+    planes = control_planes(live)
+    return frozenset(plane.endpoint.address for plane in planes if plane.serving and not plane.ready)
 
 
 def foreign(live: Mapping[str, Slice], target: Target) -> dict[str, str]:

@@ -24,6 +24,9 @@ ProblemKey = Literal[
     "all-unhealthy",
     "other-port",
     "foreign-slices",
+    "drained",
+    "drained-in-use",
+    "drained-long",
     "write",
     "lease",
     "internal",
@@ -34,7 +37,7 @@ ProblemKey = Literal[
     "watch-lease",
 ]
 # Those that only a leader can tell of.
-LEADERS: tuple[ProblemKey, ...] = ("write", "no-source", "other-port", "all-unhealthy")
+LEADERS: tuple[ProblemKey, ...] = ("write", "no-source", "other-port", "all-unhealthy", "drained-in-use")
 WATCHES: Mapping[Resource, ProblemKey] = {
     "kubernetes": "watch-kubernetes",
     "slices": "watch-slices",

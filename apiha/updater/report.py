@@ -12,11 +12,13 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from apiha.clock import Clock
+from apiha.drained import Drained
 from apiha.endpoint import Endpoint
 from apiha.log import Reporter
 from apiha.probe import ProbeResult
 from apiha.slices import FAMILIES, ControlPlane
-from apiha.updater.events import Addresses, Announcer
+from apiha.updater.drains import DrainReport
+from apiha.updater.events import DRAINED, Addresses, Announcer
 from apiha.updater.health import Verdict
 from apiha.updater.mirror import Plan
 from apiha.updater.problems import LEADERS, SETTLED_AFTER, Contact, ProblemKey, Problems
@@ -35,6 +37,7 @@ class Recorder:
         self.metrics = metrics
         self.contact = Contact()
         self.problems = Problems(report, clock, self._problem_changed)
+        self._drains = DrainReport(self.problems, metrics, announcer, clock)
         self._announcer = announcer
         self._clock = clock
         self._reasons: dict[Endpoint, str] = {}  # why one is off
@@ -173,6 +176,10 @@ class Recorder:
         if self.problems.set("foreign-slices", message, "gone") and message and announce:
             self._announcer.warn("ForeignEndpointSlice", message)
 
+    def drained(self, drained: Drained, present: Collection[str], *, announce: bool) -> None:
+        """The Service says this of drained control planes; `present` are the addresses of those there are."""
+        self._drains.read(drained, present, announce=announce)
+
     def slices(self, planes: Collection[ControlPlane]) -> None:
         """The mirrored slices say this, as far as this replica knows; not what they should say."""
         for family in FAMILIES:
@@ -200,6 +207,7 @@ class Recorder:
             if wanted.other_port
             else None,
         )
+        self._drains.planned(wanted)
         last = "; ".join(sorted(set(self._reasons.copy().values())))
         self.problems.set(
             "all-unhealthy",
@@ -233,9 +241,8 @@ class Recorder:
 
     def published(self, wanted: Plan) -> None:
         """The slices say what `wanted` says: every write is done."""
-        self._announcer.addresses(
-            Addresses(frozenset(wanted.mirrored), frozenset(wanted.ready)), self._reasons.copy()
-        )
+        reasons = {**self._reasons.copy(), **dict.fromkeys(wanted.drained, DRAINED)}
+        self._announcer.addresses(Addresses(frozenset(wanted.mirrored), frozenset(wanted.ready)), reasons)
 
     def in_sync(self) -> None:
         """The slices are known to be right."""

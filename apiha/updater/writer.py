@@ -7,11 +7,12 @@ What it saw and did it tells the recorder. The package's docstring has the argum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from apiha.clock import Clock
+from apiha.drained import Drain, Drained, of_service
 from apiha.endpoint import Endpoint
 from apiha.slices import ControlPlane, Family, control_planes
 from apiha.updater import service as services
@@ -25,6 +26,7 @@ from apiha.updater.mirror import (
     desired,
     differs,
     foreign,
+    held_back,
     plan,
     unready_endpoints,
 )
@@ -234,10 +236,11 @@ class Writer:
         self._live.list_anew()
         own = [item for name, item in self._live.cache.items().items() if name in self._target.slice_names]
         off = unready_endpoints(own)
+        drained = self._drained(own).addresses  # no failures: the last leader may have had answers from them
         mirrored = frozenset(plane.endpoint for plane in control_planes(own))
         if self._checker is not None:
             self._checker.follow(self._endpoints(self._all_planes()))
-            self._checker.take_over(off)
+            self._checker.take_over(endpoint for endpoint in off if endpoint.address not in drained)
         self._led = term
         self._recorder.term_began(term, Addresses(mirrored, mirrored - off))
 
@@ -247,7 +250,8 @@ class Writer:
         service = self._look_at_service()
         planes = self._planes(service)
         verdict = self._judge(planes)
-        wanted = plan(self._target, planes, verdict, services.port_name(service))
+        drained = self._look_at_drains(planes, live, announce=True)
+        wanted = plan(self._target, planes, verdict, services.port_name(service), drained)
         self._recorder.planned(
             self._source_name, wanted, other_families=not planes and bool(self._all_planes())
         )
@@ -293,6 +297,7 @@ class Writer:
         self._look_at_slices(live, announce=False)
         planes = self._planes(service)
         self._probe(planes)  # so that this replica knows how they are when it leads
+        self._look_at_drains(planes, live, announce=False)
         # Health is the leader's to judge; addresses and ports must be right.
         wanted = plan(self._target, planes, Verdict(), services.port_name(service))
         if agrees(wanted, live, self._target) and self._up_to_date():
@@ -323,6 +328,21 @@ class Writer:
             services.problem(service, where, self._vips),
         )
         return service
+
+    def _drained(self, own: Iterable[Object]) -> Drained:
+        """What is drained: as the Service says, or as long as it was never read, as our own slices do."""
+        if self._service.synced:
+            return of_service(self._service.items().get(self._target.service))
+        return Drained(tuple(map(Drain, sorted(held_back(own)))))
+
+    def _look_at_drains(
+        self, planes: tuple[ControlPlane, ...], live: dict[str, Object], *, announce: bool
+    ) -> frozenset[str]:
+        """The drained addresses, reported."""
+        drained = self._drained(item for name, item in live.items() if name in self._target.slice_names)
+        present = frozenset(plane.endpoint.address for plane in planes)
+        self._recorder.drained(drained, present, announce=announce)
+        return drained.addresses
 
     def _look_at_slices(self, live: dict[str, Object], *, announce: bool) -> None:
         where = f"{self._target.namespace}/{self._target.service}"

@@ -10,8 +10,8 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NotPermitted
 from apiha.findings import Severity, docs_link
 from apiha.install.found import ADVICE, Found, settings_found, vip_of
+from apiha.kubectl import Kubectl, KubectlError
 from apiha.manifests.judge import judge_certificate
-from apiha.manifests.kubectl import Kubectl, KubectlError
 from apiha.names import SERVICE
 from apiha.probe import Prober, probe_all
 from apiha.slices import ready_endpoints, slices_of_list

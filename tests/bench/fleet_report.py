@@ -170,7 +170,7 @@ def _whole_boot(found: Findings) -> str:
         "A whole boot with three control planes, a VIP that answers 10 s after the pin, and the swap is "
         f"{boot.total} connections: {sum(boot.direct)} to control planes (the pin, a look at the pinned one every "
         "3 s, one "
-        f"look at each before the swap), {boot.vip} through the VIP (three for its proof, two to learn). From the "
+        f"look at each before the swap), {boot.vip} through the VIP (three for its proof, three to learn). From the "
         "moment "
         "the VIP answers to the swap:\n\n"
         + table(

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from apiha.clock import backoff
 from apiha.endpoint import Endpoint
-from apiha.node.choice import PROOF, REFUSALS, Race, VipProof, block_addresses, interleave, worth_moving
+from apiha.node.choice import (
+    PROOF,
+    REFUSALS,
+    Race,
+    VipProof,
+    block_addresses,
+    interleave,
+    put_last,
+    settled,
+    worth_moving,
+)
 from apiha.probe import Health, ProbeResult, trial_order
 
 THREE = tuple(Endpoint(f"10.0.0.{n}", 6443) for n in (11, 12, 13))
@@ -375,3 +385,23 @@ def test_backoff_spreads_nodes() -> None:
     """Nodes that failed at the same moment do not come back at the same moment."""
     waits = {round(backoff(3, random.Random(seed)), 2) for seed in range(1000)}
     assert len(waits) > 100
+
+
+@given(endpoint_lists, st.data())
+def test_drained_control_planes_are_tried_last(order: list[Endpoint], data: st.DataObject) -> None:
+    """Nobody is left out, and nothing else changes places."""
+    drained = data.draw(st.sets(st.sampled_from(order))) if order else set[Endpoint]()
+    wanted = put_last(order, {endpoint.address for endpoint in drained})
+    held = {endpoint.address for endpoint in drained}
+    assert list(wanted) == [e for e in order if e.address not in held] + [
+        e for e in order if e.address in held
+    ]
+
+
+def test_a_block_is_written_for_a_drained_fallback_and_for_no_other_order() -> None:
+    """The order of fallbacks is left alone, unless a drained one stands before the others."""
+    block = ("10.96.0.100", "10.0.0.11", "10.0.0.12", "10.0.0.13")
+    wanted = ("10.96.0.100", "10.0.0.12", "10.0.0.13", "10.0.0.11")
+    assert settled(block, wanted) == block
+    assert settled(block, wanted, {"10.0.0.11"}) == wanted
+    assert settled(wanted, wanted, {"10.0.0.11"}) == wanted

@@ -95,10 +95,10 @@ def test_the_swap_costs_three_connections_each() -> None:
     assert len(seen.times) == WORKERS
 
 
-def test_a_pass_at_rest_asks_each_control_plane_once_and_the_vip_thrice() -> None:
-    """The real `reconcile`: one look at the VIP, two requests to learn, one look at each control plane; no write."""
+def test_a_pass_at_rest_asks_each_control_plane_once_and_the_vip_four_times() -> None:
+    """The real `reconcile`: one look at the VIP, three requests to learn, one look at each control plane; no write."""
     asked = a_pass(3, (True,))
-    assert (asked.vip, asked.direct, asked.first, asked.written) == (3, (1, 1, 1), -1, False)
+    assert (asked.vip, asked.direct, asked.first, asked.written) == (4, (1, 1, 1), -1, False)
 
 
 def test_a_pass_leaves_the_vip_after_three_failures_and_not_before() -> None:
@@ -111,16 +111,16 @@ def test_a_pass_leaves_the_vip_after_three_failures_and_not_before() -> None:
 def test_a_boot_asks_for_its_pin_its_proof_and_what_it_learns() -> None:
     """The real `bootstrap`: a longer wait for the VIP costs looks at the pinned control plane, and nothing else."""
     short, long = a_boot(3, 10.0), a_boot(3, 100.0)
-    assert short.vip == long.vip == 5
+    assert short.vip == long.vip == 6
     assert (short.direct[1:], short.first) == ((1, 1), -1)
     assert short.direct[0] < long.direct[0] < 30
 
 
 def test_passes_are_an_even_trickle() -> None:
-    """Two connections to each of three control planes from each node in each period, whoever is asked."""
+    """Seven connections to three control planes from each node in each period, whoever is asked."""
     assert period() == 300.0
     rest = at_rest(THREE, workers=WORKERS)
-    assert rest.per_second == pytest.approx(2 * WORKERS / 300.0)
+    assert rest.per_second == pytest.approx(7 / 3 * WORKERS / 300.0)
     assert rest.spread < 1.1
 
 

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,12 +14,21 @@ from typing import Any, cast
 import pytest
 
 from apiha.config import Config
+from apiha.drained import ANNOTATION
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane, VipTimeout
 from apiha.node.context import Node
 from apiha.node.learn import learn
-from apiha.node.learned import ENDPOINTS_PATH, NAMESPACE_PATH, SLICE_PATH, NotLearned, node_prober
+from apiha.node.learned import (
+    ENDPOINTS_PATH,
+    NAMESPACE_PATH,
+    SERVICE_PATH,
+    SLICE_PATH,
+    NotLearned,
+    node_prober,
+)
 from apiha.node.memory import FILE, MOST, Cluster, load
+from apiha.node.pin import pin
 from apiha.node.reconcile import reconcile
 from apiha.node.wait import wait_vip
 from apiha.probe import Prober
@@ -27,6 +37,7 @@ from tests.support.world import (
     HOST,
     PLANES,
     READY,
+    REFUSED,
     VIP,
     A,
     B,
@@ -243,3 +254,54 @@ def test_the_fingerprint_of_a_bundle() -> None:
 
     assert fingerprint(pem("AA", "BB")) == fingerprint(pem("BB", "AA", "AA").replace("\r", ""))
     assert fingerprint(pem("AA")) != fingerprint(pem("AB"))
+
+
+def drained(*addresses: str) -> bytes:
+    """The Services with the VIP as their clusterIP: one, with its annotation."""
+    annotations = {ANNOTATION: ",".join(addresses)} if addresses else {}
+    return json.dumps({"items": [{"metadata": {"name": "apiserver", "annotations": annotations}}]}).encode()
+
+
+def test_drained_control_planes_are_the_last_fallbacks(node: Node, world: World) -> None:
+    """Learned in the same pass, kept for the next boot, and forgotten when the drain ends."""
+    path = SERVICE_PATH.format(vip=VIP.address)
+    names = tuple(endpoint.address for endpoint in PLANES)
+    world.says(VIP, READY)
+    for endpoint in PLANES:
+        world.says(endpoint, READY)
+    for held in (A, C):
+        says(node, {SLICE_PATH: (200, named(*names)), path: (200, drained(held.address))})
+        reconcile(node)
+        assert block(node)[-1] == held.address
+        assert load(node.state_dir).drained == {held.address}
+        assert node.candidates(())[-1] == held
+    says(node, {SLICE_PATH: (200, named(*names)), path: (200, drained())})
+    reconcile(node)
+    assert load(node.state_dir).drained == frozenset()
+    assert node.candidates(()) == (A, B, C)
+
+
+def test_a_boot_tries_a_drained_control_plane_last_and_takes_it_if_it_is_the_last(
+    node: Node, world: World
+) -> None:
+    """What was remembered counts; a node never stays without an address for it."""
+    node.remember(replace(load(node.state_dir), drained=frozenset({A.address})))
+    for endpoint in PLANES:
+        world.says(endpoint, READY)
+    assert pin(node)[0] == B.address
+    for endpoint in (B, C):
+        world.says(endpoint, REFUSED)
+    assert pin(node)[0] == A.address
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(403, b"{}"), (400, b"{}"), (200, b"["), (200, b"[]"), (200, b'{"items": [7, {"metadata": 1}]}')],
+)
+def test_where_drains_cannot_be_learned_everything_else_is(node: Node, answer: tuple[int, bytes]) -> None:
+    """No right to it, an old API server, a strange answer: the control planes are kept all the same."""
+    says(node, {SLICE_PATH: (200, named("10.0.1.1")), SERVICE_PATH.format(vip=VIP.address): answer})
+    learn(node, A)
+    memory = load(node.state_dir)
+    assert [endpoint.address for endpoint in memory.endpoints] == ["10.0.1.1"]
+    assert memory.drained == frozenset()

@@ -9,6 +9,7 @@ import pytest
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode
 from apiha.findings import Finding, Severity, exit_code
+from apiha.kubectl import parse_error
 from apiha.manifests.judge import (
     access_reviews,
     failed,
@@ -23,7 +24,6 @@ from apiha.manifests.judge import (
     text_of,
     unknown,
 )
-from apiha.manifests.kubectl import parse_error
 from apiha.manifests.render import checked_values
 from apiha.probe import Health, ProbeResult
 

@@ -18,6 +18,7 @@ from apiha.updater.mirror import (
     desired,
     differs,
     foreign,
+    held_back,
     plan,
     unready_endpoints,
 )
@@ -337,3 +338,46 @@ def test_a_standby_judges_addresses_and_ports_and_not_health() -> None:
     left = desired(plan(TARGET, planes, off, "https"), {}, TARGET, "somebody/1")["apiserver"]
     left = {**left, "metadata": {**left["metadata"], "name": "apiserver-ipv6"}, "addressType": "IPv6"}
     assert not agrees(wanted, {**live, "apiserver-ipv6": left}, TARGET)
+
+
+@given(situations(), st.data())
+def test_a_drain_never_takes_the_last_ready_address(
+    situation: tuple[list[dict[str, Any]], Verdict], data: st.DataObject
+) -> None:
+    """Whoever is drained, and whatever is off: a family that would have a ready address without drains has one."""
+    slices, health = situation
+    planes = control_planes(slices)
+    known = [plane.endpoint.address for plane in planes] + ["198.51.100.1"]
+    drained = data.draw(st.sets(st.sampled_from(known)))
+    without = plan(TARGET, planes, health, "https")
+    wanted = plan(TARGET, planes, health, "https", drained)
+    assert wanted.mirrored == without.mirrored
+    assert set(wanted.ready) <= set(without.ready)
+    for family in FAMILIES:
+
+        def of_family(endpoints: tuple[Endpoint, ...], six: bool = family == "IPv6") -> set[Endpoint]:
+            return {endpoint for endpoint in endpoints if endpoint.is_ipv6 == six}
+
+        assert bool(of_family(without.ready)) == bool(of_family(wanted.ready))
+        others = {endpoint for endpoint in of_family(without.ready) if endpoint.address not in drained}
+        # All that are not drained stay; the drained ones are used only if there is no other.
+        assert of_family(wanted.ready) == (others or of_family(without.ready))
+    assert {e.address for e in (*wanted.drained, *wanted.drained_in_use)} == drained & {
+        endpoint.address for endpoint in wanted.mirrored
+    }
+    assert not set(wanted.drained) & set(wanted.drained_in_use)
+    assert held_back(wanted.slices.values()) >= {
+        endpoint.address
+        for endpoint in wanted.drained
+        if endpoint not in health.off and next(p for p in planes if p.endpoint == endpoint).serving
+    }
+
+
+def test_a_drained_address_still_serves() -> None:
+    """Unready at once; serving as long as it answers, since its connections go on."""
+    planes = [ControlPlane(Endpoint(f"192.0.2.{n}", 6443), ready=True, serving=True) for n in (1, 2)]
+    conditions = [
+        entry["conditions"]
+        for entry in plan(TARGET, planes, Verdict(), "https", {"192.0.2.1"}).slices["apiserver"]["endpoints"]
+    ]
+    assert conditions == [{"ready": False, "serving": True}, {"ready": True, "serving": True}]

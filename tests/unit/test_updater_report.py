@@ -7,11 +7,13 @@ import itertools
 import json
 import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from apiha.clock import SystemClock
+from apiha.drained import Drain, Drained, parse
 from apiha.endpoint import Endpoint
 from apiha.log import Reporter
 from apiha.probe import Health, ProbeResult
@@ -35,10 +37,15 @@ class Clock(SystemClock):
 
     def __init__(self) -> None:
         self.time = 0.0
+        self.today = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
     def monotonic(self) -> float:
         """Seconds."""
         return self.time
+
+    def now(self) -> datetime:
+        """The calendar time."""
+        return self.today
 
 
 class World:
@@ -228,3 +235,63 @@ def test_a_bug_is_a_problem_until_a_pass_goes_well(world: World) -> None:
     assert "internal error in writer: KeyError: 'x'" in world.recorder.problems.present["internal"]
     world.recorder.pass_went_well()
     assert world.recorder.problems.present == {}
+
+
+DAY = datetime(2026, 11, 24, tzinfo=timezone.utc)
+
+
+def test_an_annotation_that_cannot_be_used_is_said_once(world: World) -> None:
+    """Log, metric and Event name the part; the rest of it counts."""
+    drained = parse("192.0.2.1,cp2")
+    for _ in range(3):
+        world.recorder.drained(drained, {"192.0.2.1"}, announce=True)
+    assert len(world.log) == 1
+    assert "'cp2' is not an IPv4 or IPv6 address" in world.log[0]
+    assert world.shown("problem", problem="drained") == 1
+    assert world.shown("control_plane_drained", address="192.0.2.1") == 1
+    assert world.announced(1)[0]["reason"] == "DrainNotReadable"
+    world.recorder.drained(parse(""), {"192.0.2.1"}, announce=True)
+    assert world.log[1:] == ["drained: solved"]
+    assert world.shown("control_plane_drained", address="192.0.2.1") is None
+
+
+def test_a_drain_of_more_than_a_week_is_reported(world: World) -> None:
+    """Once, with whether the machine is gone; by an Event of the leader alone."""
+    world.clock.today = DAY + timedelta(days=8)
+    drained = Drained((Drain("192.0.2.1", DAY), Drain("192.0.2.2", DAY), Drain("192.0.2.3")))
+    world.recorder.drained(drained, {"192.0.2.2"}, announce=True)
+    world.recorder.drained(drained, {"192.0.2.2"}, announce=True)
+    [line] = world.log
+    assert "192.0.2.1 has been drained since 2026-11-24, for more than 7 days, and is gone" in line
+    assert "192.0.2.2 has been drained since 2026-11-24, for more than 7 days, and answers" in line
+    assert "192.0.2.3" not in line
+    assert world.shown("problem", problem="drained-long") == 1
+    assert world.announced(1)[0]["reason"] == "DrainForgotten"
+
+
+def test_what_a_standby_has_logged_it_announces_once_it_leads(world: World) -> None:
+    """The Event is the leader's; the log line is not repeated."""
+    world.recorder.drained(parse("cp2"), (), announce=False)
+    world.recorder.drained(parse("cp2"), (), announce=True)
+    world.recorder.drained(parse("cp2"), (), announce=True)
+    assert len(world.log) == 1
+    assert [event["reason"] for event in world.announced(1)] == ["DrainNotReadable"]
+
+
+def test_a_drained_address_that_is_used_all_the_same_is_reported(world: World) -> None:
+    """The last ready one: somebody might stop it."""
+    world.recorder.planned(
+        "default/kubernetes", Plan({"apiserver": {}}, drained_in_use=(A,)), other_families=False
+    )
+    assert "192.0.2.1:6443 is drained and used all the same" in world.log[0]
+    assert world.shown("problem", problem="drained-in-use") == 1
+    assert world.announced(1)[0]["reason"] == "DrainedInUse"
+
+
+def test_a_drain_is_announced_as_what_somebody_wanted(world: World) -> None:
+    """Normal, with the reason; a loss is a Warning."""
+    world.announcer.start_from(Addresses(frozenset((A, B)), frozenset((A, B))))
+    world.recorder.published(Plan({}, mirrored=(A, B), ready=(B,), drained=(A,)))
+    (event,) = world.announced(1)
+    assert event["type"] == "Normal"
+    assert event["note"] == "192.0.2.1:6443 unready (drained): 1 of 2 control planes ready"

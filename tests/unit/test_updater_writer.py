@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -154,6 +154,7 @@ class World:
         self.up_to_date = True
         self.source = Copy(Cache(lambda: None), Slices(source_slice("192.0.2.1", "192.0.2.2")))
         self.live = Copy(Cache(lambda: None), self.api)
+        self.service = Cache(lambda: None)
         recorder: Any = self.told
         self.writer = Writer(
             TARGET,
@@ -161,7 +162,7 @@ class World:
             (),
             source=self.source,
             live=self.live,
-            service=Cache(lambda: None),
+            service=self.service,
             lease=self.lease,
             checker=checker,
             slices=FencedSlices(self.api, self.lease, self.live.cache, TARGET.namespace, self.told.wrote),
@@ -373,3 +374,53 @@ def test_a_standby_knows_how_the_control_planes_are_before_it_leads() -> None:
     assert checker.took_over == [[]]
     ready = [entry["conditions"]["ready"] for entry in world.api.items["apiserver"]["endpoints"]]
     assert ready == [True, False]
+
+
+def service_of(drained: str | None) -> dict[str, Any]:
+    """The Service, with this annotation."""
+    annotations = {} if drained is None else {"apiserver-updater.apiha/drained": drained}
+    return {
+        "metadata": {"name": "apiserver", "resourceVersion": "40", "annotations": annotations},
+        "spec": {"clusterIPs": ["10.96.0.100"], "ports": [{"name": "https", "port": 6443}]},
+    }
+
+
+def ready(world: World) -> list[str]:
+    """The addresses that the API server has as ready."""
+    entries = world.api.items["apiserver"]["endpoints"]
+    return [a for entry in entries if entry["conditions"]["ready"] for a in entry["addresses"]]
+
+
+def test_a_drained_address_is_unready_with_the_next_pass(world: World) -> None:
+    """And ready with the first pass after the drain has ended."""
+    world.service.fill(Slices(service_of("192.0.2.1@2026-11-24T12:00:00Z,198.51.100.1")))
+    world.writer.run_pass()
+    assert ready(world) == ["192.0.2.2"]
+    drained, present = world.told.of("drained")[-1]
+    assert drained.addresses == {"192.0.2.1", "198.51.100.1"}
+    assert present == {"192.0.2.1", "192.0.2.2"}
+    world.service.fill(Slices(service_of(None)))
+    world.writer.run_pass()
+    assert ready(world) == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_a_new_leader_that_cannot_read_the_service_yet_ends_no_drain() -> None:
+    """What the last leader held back stays so; it does not count as failed either, and its failures do."""
+    checker = Checker()
+    world = World(checker)
+    mirrored = of_another()
+    mirrored["ports"] = [{"name": "https", "port": 6443, "protocol": "TCP"}]
+    mirrored["endpoints"] = [
+        {"addresses": ["192.0.2.1"], "conditions": {"ready": False, "serving": True}},
+        {"addresses": ["192.0.2.2"], "conditions": {"ready": True, "serving": True}},
+        {"addresses": ["192.0.2.3"], "conditions": {"ready": False, "serving": False}},
+    ]
+    world.api.items["apiserver"], world.api.version = mirrored, 30
+    origin = cast(Slices, world.source.origin)
+    origin.items["kubernetes"] = source_slice("192.0.2.1", "192.0.2.2", "192.0.2.3")
+    world.writer.run_pass()
+    assert checker.took_over == [["192.0.2.3"]]
+    assert ready(world) == ["192.0.2.2", "192.0.2.3"]
+    world.service.fill(Slices(service_of(None)))
+    world.writer.run_pass()
+    assert ready(world) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]

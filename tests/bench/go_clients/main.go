@@ -1,8 +1,14 @@
 // Go clients as Kubernetes' own are: client-go's dialer and HTTP/2 settings, and nothing that starts a process for each.
 //
-//	clients fresh URL CA CERT KEY SECONDS   a new client every 100 ms; prints [[start, seconds, ok], ...]
+//	clients fresh URL CA CERT KEY SECONDS [N] N times a new client every 100 ms; prints [[start, seconds, ok], ...]
 //	clients watch URL CA CERT KEY SECONDS N N clients, each with a watch and a request every 200 ms on one connection;
 //	                                        prints [[last answer, end of the watch or 0], ...]
+//	clients hold URL CA CERT KEY SECONDS N W R  N clients, each with a watch for W to 2 W seconds that it begins anew
+//	                                        whenever it ends, and R requests evenly spread over the time, on a
+//	                                        connection that it keeps as long as the server does;
+//	                                        prints [[watches begun, watches refused, requests answered, failed], ...]
+//
+// SERVER_NAME in the environment is the name that certificates must carry, for a URL with an address.
 //
 // Times are seconds since the epoch (start, last answer, end) or durations in seconds.
 package main
@@ -15,6 +21,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -38,7 +45,7 @@ const (
 
 func main() {
 	if len(os.Args) < 7 {
-		fail(fmt.Errorf("usage: clients fresh|watch URL CA CERT KEY SECONDS [N]"))
+		fail(fmt.Errorf("usage: clients fresh|watch|hold URL CA CERT KEY SECONDS [N] [W] [R]"))
 	}
 	config, err := tlsConfig(os.Args[3], os.Args[4], os.Args[5])
 	if err != nil {
@@ -50,19 +57,31 @@ func main() {
 	}
 	length := time.Duration(seconds * float64(time.Second))
 	url := strings.TrimRight(os.Args[2], "/")
+	count := number(7, 1)
 	var result any
-	if os.Args[1] == "watch" {
-		count, err := strconv.Atoi(os.Args[7])
-		if err != nil {
-			fail(err)
-		}
+	switch os.Args[1] {
+	case "watch":
 		result = watches(url, config, length, count)
-	} else {
-		result = fresh(url, config, length)
+	case "hold":
+		result = hold(url, config, length, count, number(8, 300), number(9, 0))
+	default:
+		result = fresh(url, config, length, count)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		fail(err)
 	}
+}
+
+// number is an argument that may be left out.
+func number(index, otherwise int) int {
+	if len(os.Args) <= index {
+		return otherwise
+	}
+	found, err := strconv.Atoi(os.Args[index])
+	if err != nil {
+		fail(err)
+	}
+	return found
 }
 
 func fail(err error) {
@@ -83,7 +102,7 @@ func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}, nil
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: os.Getenv("SERVER_NAME")}, nil
 }
 
 // transport is a new client, which shares no connection with another.
@@ -116,11 +135,14 @@ func get(ctx context.Context, client *http.Transport, url string) error {
 
 func epoch(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
-func fresh(url string, config *tls.Config, length time.Duration) [][]any {
+func fresh(url string, config *tls.Config, length time.Duration, count int) [][]any {
 	var lock sync.Mutex
 	var group sync.WaitGroup
 	found := [][]any{}
-	for begin := time.Now(); time.Since(begin) < length; time.Sleep(every) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // whoever has seen enough
+	defer stop()
+	pause := every / time.Duration(count) // the clients take turns
+	for begin := time.Now(); time.Since(begin) < length && ctx.Err() == nil; time.Sleep(pause) {
 		group.Add(1)
 		go func() {
 			defer group.Done()
@@ -137,6 +159,70 @@ func fresh(url string, config *tls.Config, length time.Duration) [][]any {
 	}
 	group.Wait()
 	return found
+}
+
+// hold keeps clients that never end: each has a watch and makes its requests.
+func hold(url string, config *tls.Config, length time.Duration, count, seconds, requests int) [][]int {
+	found := make([][]int, count)
+	var group sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), length)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	for i := range count {
+		found[i] = make([]int, 4)
+		client := transport(config)
+		group.Add(2)
+		go func() {
+			defer group.Done()
+			for ctx.Err() == nil {
+				if watchToItsEnd(ctx, client, url, seconds) == nil {
+					found[i][0]++
+				} else if ctx.Err() == nil {
+					found[i][1]++
+					time.Sleep(every)
+				}
+			}
+		}()
+		go func() {
+			defer group.Done()
+			if requests == 0 {
+				return
+			}
+			pause := length / time.Duration(requests)
+			time.Sleep(pause * time.Duration(i) / time.Duration(count)) // not all in the same moment
+			for n := 0; n < requests && ctx.Err() == nil; n++ {
+				begin := time.Now()
+				if get(ctx, client, url+"/readyz") == nil {
+					found[i][2]++
+				} else if ctx.Err() == nil {
+					found[i][3]++
+				}
+				time.Sleep(pause - time.Since(begin))
+			}
+		}()
+	}
+	group.Wait()
+	return found
+}
+
+// watchToItsEnd returns an error if the watch could not begin. client-go's reflectors ask for 5 to 10 minutes.
+func watchToItsEnd(ctx context.Context, client *http.Transport, url string, seconds int) error {
+	path := fmt.Sprintf("/api/v1/namespaces?watch=true&timeoutSeconds=%d", seconds+rand.IntN(seconds))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("HTTP %d", response.StatusCode)
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	return nil
 }
 
 // watches holds each client's connection until its watch ends, the time is up or SIGTERM.

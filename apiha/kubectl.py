@@ -1,6 +1,4 @@
-"""The cluster, asked through kubectl: with the same kubeconfig, context and login (exec plugins, proxies) that will
-apply the manifests.
-"""
+"""The cluster, asked through kubectl: with the user's kubeconfig, context and login (exec plugins, proxies)."""
 
 from __future__ import annotations
 
@@ -63,11 +61,15 @@ class Kubectl:
         self._purpose = purpose
         self._command = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else [])]
 
-    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """One run; raises ConfigError where kubectl is missing, NoControlPlane where it hangs."""
+    def run(
+        self, *arguments: str, stdin: str | None = None, timeout: float = 15.0
+    ) -> subprocess.CompletedProcess[str]:
+        """One run; `timeout` (seconds) is for each request. Raises ConfigError where kubectl is missing, NoControlPlane
+        where it hangs.
+        """
         try:
             return subprocess.run(
-                [*self._command, "--request-timeout=15s", *arguments],
+                [*self._command, f"--request-timeout={timeout:g}s", *arguments],
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -88,6 +90,20 @@ class Kubectl:
     def get(self, path: str) -> Any:
         """GET a path; raises KubectlError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
         return json.loads(self._checked(self.run("get", "--raw", path)))
+
+    def text(self, path: str, *, server: str, server_name: str, timeout: float) -> str:
+        """GET a path from the API server at `server` (https://ADDRESS:PORT), whose certificate must be valid for
+        `server_name`; `timeout` in seconds. Raises like `get`.
+        """
+        where = (f"--server={server}", f"--tls-server-name={server_name}")
+        return self._checked(self.run(*where, "get", "--raw", path, timeout=timeout))
+
+    def merge(self, resource: str, name: str, namespace: str, patch: Mapping[str, Any]) -> None:
+        """A JSON merge patch (RFC 7386). With `metadata.resourceVersion` in it the API server refuses it (reason
+        `Conflict`) if the object has changed since. Raises like `get`.
+        """
+        where = (resource, name, f"--namespace={namespace}")
+        self._checked(self.run("patch", *where, "--type=merge", "-p", json.dumps(patch)))
 
     def create(self, documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """POST objects and return what came of them; raises like `get`."""

@@ -1,0 +1,181 @@
+"""The cluster as an administrator sees it: what `apiha.admin` reads and writes there, through kubectl."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from apiha.admin.nodes import Lease, Node, Pod, read_lease, read_node, read_pod
+from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_of
+from apiha.drained import ANNOTATION, Drained, of_service
+from apiha.errors import ApihaError, ConfigError, ExitCode, NoControlPlane, NotPermitted
+from apiha.kubectl import Kubectl, KubectlError
+from apiha.names import SERVICE, SERVICE_LABEL
+from apiha.slices import ControlPlane, control_planes, slices_of_list
+
+PROXY_LABEL = "k8s-app=kube-proxy"  # as kubeadm, kops and most others name it
+_MIN_SYNC = (
+    1.0  # s: kube-proxy's default for a minSyncPeriod of 0 (pkg/proxy/apis/config/v1alpha1/defaults.go)
+)
+_DIRECT_TIMEOUT = 3.0  # s for one API server's /metrics
+_GO_DURATION = re.compile(r"([0-9.]+)(h|ms|us|ns|m|s)")  # time.Duration's text
+
+
+class Changed(Exception):
+    """The Service was changed by somebody else between reading and writing."""
+
+
+class Refused(ApihaError):
+    """The cluster's state does not allow what was asked."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class Cluster:
+    """What is read and written. Each method raises NoControlPlane where no API server answers, NotPermitted where the
+    kubeconfig may not, and ConfigError for a bad kubeconfig.
+    """
+
+    def __init__(self, kubectl: Kubectl, namespace: str, host: str, port: int) -> None:
+        """`namespace` is the Service's, `host` the name that the API servers' certificates carry."""
+        self.namespace = namespace
+        self._kubectl = kubectl
+        self._host = host
+        self._port = port
+
+    def service(self) -> dict[str, Any]:
+        """The Service `apiserver`; raises ConfigError if there is none."""
+        found = self._get(f"/api/v1/namespaces/{self.namespace}/services/{SERVICE}")
+        if found is None:
+            raise ConfigError(
+                f"the Service {self.namespace}/{SERVICE} does not exist: apply `apiha manifests` first, or give its "
+                "namespace with --namespace"
+            )
+        return dict(found)
+
+    def planes(self, service: dict[str, Any]) -> Planes:
+        """The control planes, as the cluster tells of them right now."""
+        return planes_of(
+            self._slices("default", "kubernetes"),
+            self._slices(self.namespace, SERVICE),
+            of_service(service),
+            self._port,
+        )
+
+    def write_drained(self, service: dict[str, Any], drained: Drained) -> None:
+        """Write the annotation, if the Service is still the one that was read; raises Changed if it is not.
+
+        The API server compares the resourceVersion: of two who write at once, one is refused.
+        """
+        metadata = {
+            "resourceVersion": service["metadata"]["resourceVersion"],
+            "annotations": {ANNOTATION: drained.text()},
+        }
+        try:
+            self._kubectl.merge("service", SERVICE, self.namespace, {"metadata": metadata})
+        except KubectlError as error:
+            if error.reason == "Conflict":
+                raise Changed from None
+            raise _explained(error, f"the Service {self.namespace}/{SERVICE} cannot be changed") from None
+
+    def with_connections(self, planes: Iterable[Plane]) -> tuple[Plane, ...]:
+        """The same, with what each API server says of itself when asked at its own address; all at once."""
+
+        def ask(plane: Plane) -> Plane:
+            try:
+                text = self._kubectl.text(
+                    "/metrics",
+                    server=f"https://{plane.endpoint}",
+                    server_name=self._host,
+                    timeout=_DIRECT_TIMEOUT,
+                )
+            except (KubectlError, ApihaError) as error:
+                return replace(plane, why_unknown=str(error))
+            return replace(plane, connections=connections_of(text))
+
+        asked = tuple(planes)
+        with ThreadPoolExecutor(max(1, min(8, len(asked)))) as pool:
+            return tuple(pool.map(ask, asked))
+
+    def kube_proxies(self) -> tuple[KubeProxy, ...]:
+        """The kube-proxy of each node, as far as it runs as a Pod with the usual label."""
+        return tuple(KubeProxy(pod.node, pod.ready, pod.version) for pod in self.pods(PROXY_LABEL))
+
+    def min_sync_period(self) -> float:
+        """Seconds for which kube-proxy collects changes before it writes its rules: the longest of its modes by the
+        ConfigMap `kube-system/kube-proxy` (kubeadm's), else its default.
+        """
+        found = self._get("/api/v1/namespaces/kube-system/configmaps/kube-proxy")
+        data = (found or {}).get("data") or {}
+        return max([_MIN_SYNC, *(min_sync_of(text) for text in data.values() if isinstance(text, str))])
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All Nodes."""
+        found = (read_node(item) for item in self._items("/api/v1/nodes"))
+        return tuple(node for node in found if node is not None)
+
+    def leases(self) -> tuple[Lease, ...]:
+        """The Leases that kubelets renew."""
+        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        found = (read_lease(item) for item in self._items(path))
+        return tuple(lease for lease in found if lease is not None)
+
+    def pods(self, label: str) -> tuple[Pod, ...]:
+        """The Pods with this label that have a node, in any namespace."""
+        found = (
+            read_pod(item) for item in self._items(f"/api/v1/pods?labelSelector={quote(label, safe='')}")
+        )
+        return tuple(pod for pod in found if pod is not None)
+
+    def _slices(self, namespace: str, service: str) -> tuple[ControlPlane, ...]:
+        selector = quote(f"{SERVICE_LABEL}={service}", safe="")
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector={selector}"
+        return control_planes(slices_of_list(self._get(path)))
+
+    def _items(self, path: str) -> list[dict[str, Any]]:
+        document = self._get(path) or {}
+        return [item for item in document.get("items") or () if isinstance(item, dict)]
+
+    def _get(self, path: str) -> Any:
+        """The document; None if the API server has none there."""
+        try:
+            return self._kubectl.get(path)
+        except KubectlError as error:
+            if error.reason == "NotFound":
+                return None
+            raise _explained(error, f"{path.partition('?')[0]} cannot be read") from None
+
+
+def _explained(error: KubectlError, what: str) -> ApihaError:
+    """A refusal as an error with its exit code."""
+    kind = NotPermitted if error.reason in ("Forbidden", "Unauthorized") else NoControlPlane
+    return kind(f"{what}: {error}")
+
+
+def min_sync_of(text: str) -> float:
+    """The longest minSyncPeriod (seconds) in a KubeProxyConfiguration; 0 if there is none that can be read."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return 0.0
+    if not isinstance(document, dict) or document.get("kind") != "KubeProxyConfiguration":
+        return 0.0
+    modes = (document.get(mode) for mode in ("iptables", "ipvs", "nftables"))
+    return max(
+        (_go_seconds(mode.get("minSyncPeriod")) for mode in modes if isinstance(mode, dict)), default=0.0
+    )
+
+
+def _go_seconds(value: object) -> float:
+    """Seconds of a Go duration such as `1m30s` or `0s`; 0 for what cannot be read."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "ns": 1e-9}
+    if not isinstance(value, str):
+        return 0.0
+    found = _GO_DURATION.findall(value)
+    return sum(float(number) * units[unit] for number, unit in found)

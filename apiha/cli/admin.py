@@ -1,0 +1,128 @@
+"""The commands of an administrator, for any machine with an admin kubeconfig; modules are imported when they run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from apiha.cli.options import DURATION, OUTPUT, Invocation, Parsed, configured, print_result
+from apiha.endpoint import Endpoint
+
+KUBECONFIG = click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An administrator's.  [default: what kubectl takes]",
+)
+
+
+def _address(text: str) -> str:
+    """An address; one with a port, as `list` shows it, is as good. Raises ValueError."""
+    return Endpoint.parse(text, 6443).address
+
+
+@click.command("control-plane")
+@configured
+@click.argument("action", type=click.Choice(["list", "drain", "undrain"]))
+@click.argument("address", required=False, type=Parsed("address", _address))
+@KUBECONFIG
+@click.option(
+    "--namespace", default="kube-system", show_default=True, metavar="NAME", help="Where the Service is."
+)
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="60s",
+    show_default=True,
+    help="How long the updater may take to change the Service.",
+)
+@click.option(
+    "--settle",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    help="With `drain`: how long every kube-proxy gets to write its rules, after its minSyncPeriod.",
+)
+@OUTPUT
+def control_plane_command(
+    invocation: Invocation,
+    action: str,
+    address: str | None,
+    kubeconfig: Path | None,
+    namespace: str,
+    timeout: float,
+    settle: float,
+    output: str,
+) -> int:
+    """Take a control plane out of service for maintenance, and back.
+
+    \b
+    list             which control planes there are, which are ready, which are drained
+    drain ADDRESS    send no new connections there; says when it is safe to stop, and what is still connected
+    undrain ADDRESS  take it back; says when it is ready
+
+    Runs kubectl, on any machine with an admin kubeconfig. Exit code 12 if it is refused: the last ready control plane
+    is never drained. Exit code 13 if the updater does not follow within --timeout.
+    """
+    from apiha.admin import drain as drains
+    from apiha.admin.cluster import Cluster
+    from apiha.admin.show import planes_json, planes_table
+    from apiha.clock import SystemClock
+    from apiha.kubectl import Kubectl
+
+    if (address is None) != (action == "list"):
+        raise click.UsageError(
+            "`list` takes no ADDRESS"
+            if address is not None
+            else f"which one? `control-plane {action} ADDRESS`"
+        )
+    config, report, clock = invocation.config(), invocation.report, SystemClock()
+    cluster = Cluster(Kubectl(kubeconfig, purpose="control-plane"), namespace, config.host, config.port)
+    if address is None:
+        planes = cluster.planes(cluster.service())
+        planes = replace(planes, planes=cluster.with_connections(planes.planes))
+        now = clock.now()
+        print_result(
+            json.dumps(planes_json(planes, now), indent=2) if output == "json" else planes_table(planes, now)
+        )
+    elif action == "drain":
+        outcome = drains.drain(cluster, address, report, clock, timeout=timeout, settle=settle)
+        print_result("\n".join(drains.safe(outcome)))
+    else:
+        plane = drains.undrain(cluster, address, report, clock, timeout=timeout)
+        print_result(
+            f"{address} is ready: it gets new connections again"
+            if plane is not None
+            else f"{address} is not there; it gets new connections once its API server is ready"
+        )
+    return 0
+
+
+@click.command("nodes")
+@configured
+@KUBECONFIG
+@OUTPUT
+def nodes_command(invocation: Invocation, kubeconfig: Path | None, output: str) -> int:
+    """Show all nodes, those first that need a look, by what the API alone knows.
+
+    Ready, the age of the Lease that kubelet renews, the versions of kubelet and kube-proxy. Runs kubectl, on any
+    machine with an admin kubeconfig. `apiha status` on a node knows more about that node.
+    """
+    from apiha.admin.cluster import PROXY_LABEL, Cluster
+    from apiha.admin.nodes import reports
+    from apiha.admin.show import nodes_json, nodes_table
+    from apiha.clock import SystemClock
+    from apiha.kubectl import Kubectl
+
+    config = invocation.config()
+    cluster = Cluster(Kubectl(kubeconfig, purpose="nodes"), "kube-system", config.host, config.port)
+    nodes, leases, proxies = cluster.nodes(), cluster.leases(), cluster.pods(PROXY_LABEL)
+    found = reports(nodes, leases, proxies, SystemClock().now())
+    print_result(json.dumps(nodes_json(found), indent=2) if output == "json" else nodes_table(found))
+    return 0
+
+
+COMMANDS = (control_plane_command, nodes_command)

@@ -1,0 +1,175 @@
+"""Drain and undrain, against a cluster that is kept in memory and changes while it is looked at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import pytest
+
+from apiha.admin.cluster import Changed, Cluster, Refused
+from apiha.admin.drain import NotFollowed, drain, safe, undrain
+from apiha.admin.planes import KubeProxy, Plane, Planes, planes_of
+from apiha.drained import ANNOTATION, Drained, of_service, parse
+from apiha.endpoint import Endpoint
+from apiha.errors import ApihaError, NoControlPlane
+from apiha.log import Reporter
+from apiha.slices import ControlPlane
+from tests.support.world import FakeClock
+
+A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
+
+
+class MemoryCluster:
+    """Three control planes; the updater follows at once unless `follows` is off. `before_write` runs in between."""
+
+    namespace = "kube-system"
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.text: str | None = None
+        self.present = [A, B, C]
+        self.dead: set[str] = set()
+        self.follows = True
+        self.fails = 0  # looks that no API server answers
+        self.before_write: list[Callable[[], None]] = []
+
+    def service(self) -> dict[str, Any]:
+        """The Service."""
+        if self.fails:
+            self.fails -= 1
+            raise NoControlPlane("connection refused")
+        annotations = {} if self.text is None else {ANNOTATION: self.text}
+        return {"metadata": {"resourceVersion": str(self.version), "annotations": annotations}}
+
+    def planes(self, service: dict[str, Any]) -> Planes:
+        """What the slices say now."""
+        held = parse(self.text or "").addresses if self.follows else frozenset()
+
+        def of(address: str, *, ready: bool) -> ControlPlane:
+            return ControlPlane(Endpoint(address, 6443), ready=ready, serving=True)
+
+        mirrored = [of(a, ready=a not in held and a not in self.dead) for a in self.present]
+        return planes_of([of(a, ready=True) for a in self.present], mirrored, of_service(service), 6443)
+
+    def write_drained(self, service: dict[str, Any], drained: Drained) -> None:
+        """A conditional write."""
+        if self.before_write:
+            self.before_write.pop(0)()
+        if service["metadata"]["resourceVersion"] != str(self.version):
+            raise Changed
+        self.set(drained.text())
+
+    def set(self, text: str | None) -> None:
+        """Somebody writes the annotation."""
+        self.version += 1
+        self.text = text
+
+    def kube_proxies(self) -> tuple[KubeProxy, ...]:
+        """Two nodes, one of them in trouble."""
+        return (KubeProxy("worker-1", ready=True), KubeProxy("worker-2", ready=False))
+
+    def min_sync_period(self) -> float:
+        """Seconds."""
+        return 1.0
+
+    def with_connections(self, planes: Iterable[Plane]) -> tuple[Plane, ...]:
+        """Nothing is known."""
+        return tuple(planes)
+
+
+@pytest.fixture
+def memory() -> MemoryCluster:
+    """Three ready control planes."""
+    return MemoryCluster()
+
+
+def run(memory: MemoryCluster, address: str, clock: FakeClock | None = None) -> list[str]:
+    """Drain; what is said."""
+    cluster = cast(Cluster, memory)
+    clock = clock or FakeClock()
+    return safe(drain(cluster, address, Reporter(io.StringIO()), clock, timeout=60.0, settle=10.0))
+
+
+def test_a_drain_waits_until_every_node_had_time_to_follow(memory: MemoryCluster) -> None:
+    """Written with its time; safe after kube-proxy's minSyncPeriod and what it takes to write rules."""
+    clock = FakeClock()
+    said = run(memory, B, clock)
+    assert memory.text is not None
+    assert memory.text.startswith(f"{B}@2026-01-01T")
+    assert clock.sleeps == [11.0]
+    assert said[0] == f"{B} is drained, and safe to stop: new connections go to {A}, {C}"
+    assert "kube-proxy is not Ready on worker-2" in said[1]
+    assert said[-1] == f"afterwards: apiha control-plane undrain {B}"
+
+
+def test_of_two_drains_at_once_the_second_sees_the_first(memory: MemoryCluster) -> None:
+    """Two control planes are left; both are to be drained in the same moment, and only one may be."""
+    memory.present = [A, B]
+    memory.before_write = [lambda: memory.set(A)]
+    with pytest.raises(
+        Refused, match=f"not drained: {B} is the last ready control plane \\({A} is drained\\)"
+    ):
+        run(memory, B)
+    assert memory.text == A
+
+
+def test_a_change_of_the_service_by_somebody_else_is_no_obstacle(memory: MemoryCluster) -> None:
+    """The write is decided anew, and the other drain stays."""
+    memory.present.append("10.0.0.14")
+    memory.before_write = [lambda: memory.set(A)]
+    run(memory, B)
+    assert parse(memory.text or "").addresses == {A, B}
+
+
+def test_a_service_that_changes_all_the_time_ends_the_try(memory: MemoryCluster) -> None:
+    """Ten times, then the command says so."""
+    memory.before_write = [lambda: memory.set(None)] * 20
+    with pytest.raises(ApihaError, match=r"changed by somebody else 10 times"):
+        run(memory, B)
+
+
+def test_without_an_updater_it_is_not_safe(memory: MemoryCluster) -> None:
+    """The slice does not change: said after the time limit, with what to look at and the way back."""
+    memory.follows = False
+    with pytest.raises(NotFollowed, match=r"do not stop 10.0.0.12.*get pods,leases.*undrain 10.0.0.12"):
+        run(memory, B)
+
+
+def test_the_others_may_die_while_the_nodes_follow(memory: MemoryCluster) -> None:
+    """The updater uses the drained one again: it is not safe, whatever was true ten seconds ago."""
+    clock = FakeClock()
+
+    def others_die(seconds: float, sleep: Callable[[float], None] = clock.sleep) -> None:
+        sleep(seconds)
+        memory.dead, memory.follows = {A, C}, False
+
+    clock.sleep = others_die  # type: ignore[method-assign]
+    with pytest.raises(NotFollowed, match=r"do not stop 10.0.0.12: it is the last ready control plane now"):
+        run(memory, B, clock)
+
+
+def test_an_api_server_that_does_not_answer_for_a_moment_is_asked_again(memory: MemoryCluster) -> None:
+    """The kubeconfig may name the very control plane that is busy."""
+    memory.set(B)
+    cluster = cast(Cluster, memory)
+    memory.before_write = [lambda: setattr(memory, "fails", 3)]
+    assert undrain(cluster, B, Reporter(io.StringIO()), FakeClock(), timeout=60.0) is not None
+    assert memory.text is None
+
+
+def test_undrain_says_when_it_takes_connections_again(memory: MemoryCluster) -> None:
+    """Ready; or not there, which is no error: it is used once it is up; or not ready in time."""
+    cluster, report = cast(Cluster, memory), Reporter(io.StringIO())
+    memory.set(f"{B},nonsense")
+    found = undrain(cluster, B, report, FakeClock(), timeout=60.0)
+    assert found is not None
+    assert found.ready
+    assert memory.text is None  # what could not be read is gone too
+    memory.set(B)
+    memory.present = [A, C]
+    assert undrain(cluster, B, report, FakeClock(), timeout=60.0) is None
+    memory.present, memory.dead = [A, B, C], {B}
+    with pytest.raises(NotFollowed, match=r"10.0.0.12 is not ready after"):
+        undrain(cluster, B, report, FakeClock(), timeout=60.0)
