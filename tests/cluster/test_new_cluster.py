@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(1200)
 
 def test_every_node_is_ready_and_nothing_is_wrong(lab: Lab) -> None:
     """All nodes are Ready, `apiha status` finds nothing, and the units run on control planes as well."""
-    lab.wait_ready(*lab.nodes)
+    lab.settle()
     for node in lab.nodes.values():
-        assert "Nothing is wrong." in node.sh("apiha status"), node.name
+        assert "Nothing is wrong." in node.sh("apiha status", check=False), node.name
         assert "ok" in node.sh(block("name-check", {"/etc/apiha/ca.crt": "/etc/kubernetes/pki/ca.crt"}))
         assert failed_units(node) == []
         assert (
