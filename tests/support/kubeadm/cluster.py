@@ -270,6 +270,8 @@ def join_control_plane(lab: Lab, name: str) -> None:
 def remove_control_plane(lab: Lab, name: str) -> None:
     """docs/operations.md, "Replacing control planes": the machine leaves etcd and the cluster, and is gone."""
     node = lab.nodes[name]
+    lab.first.sh(block("replace-drain", {"cp-1": name}), timeout=300.0)
+    lab.wait("two updaters are ready", lambda: len(updaters(lab)) == 2, 120.0)
     node.sh(block("replace-reset"), timeout=300.0)
     del lab.nodes[name]
     node.power_cut()
