@@ -58,24 +58,26 @@ class Node:
         """The control planes of the cluster as far as this node knows, in its order of trial: those that it learned
         and those of the configuration, in turns, the drained ones last. These belong in the block.
         """
-        return put_last(interleave(*self._sources()), self.remembered().drained)
+        remembered = self.remembered()
+        return put_last(interleave(*self._sources(remembered)), remembered.drained)
 
     def candidates(self, block: tuple[str, ...]) -> tuple[Endpoint, ...]:
         """Everything worth asking, in this node's order of trial: as `known`, and in turns with these what else the
         block names, which may be all that is left of a list that was lost.
         """
-        learned, configured = self._sources()
+        remembered = self.remembered()
+        learned, configured = self._sources(remembered)
         taken = {LOOPBACK, self.config.vip, *(endpoint.address for endpoint in learned + configured)}
         others = [Endpoint(address, self.config.port) for address in block if address not in taken]
         order = interleave(learned, configured, trial_order(self.name, others[: memory.MOST]))
-        return put_last(order, self.remembered().drained)
+        return put_last(order, remembered.drained)
 
-    def _sources(self) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
+    def _sources(self, remembered: memory.Memory) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
         """The learned control planes and the configured ones, each in this node's order of trial."""
         # A hosts file carries no port: where API servers listen on another one than clients dial (behind a VIP that
         # translates), their addresses are of no use in it, unless the configuration itself names such a port.
         ports = {self.config.port, *(endpoint.port for endpoint in self.config.control_plane)}
-        learned = [endpoint for endpoint in self.remembered().endpoints if endpoint.port in ports]
+        learned = [endpoint for endpoint in remembered.endpoints if endpoint.port in ports]
         return trial_order(self.name, learned), trial_order(self.name, self.config.control_plane)
 
     def endpoint_of(self, address: str) -> Endpoint:
