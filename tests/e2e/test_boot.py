@@ -6,7 +6,6 @@ the API server by name. Every test starts from the same installed machine, switc
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -23,7 +22,8 @@ import pytest
 
 from apiha.install.units import UNITS
 from tests.support.control_plane import Authority, ControlPlane
-from tests.support.machine import Machine, requires_machine, root_filesystem
+from tests.support.joined import joined_files
+from tests.support.machine import Machine, requires_machine
 from tests.support.netns import Host, Network
 
 PYZ = Path(__file__).resolve().parents[2] / "dist/apiha.pyz"
@@ -31,6 +31,7 @@ KUBELET = Path(__file__).resolve().parents[1] / "support/kubelet.py"
 
 pytestmark = [
     requires_machine,
+    pytest.mark.usefixtures("debian"),
     pytest.mark.skipif(not PYZ.exists(), reason="needs dist/apiha.pyz: run `make dist`, or `make e2e`"),
     pytest.mark.timeout(600),
 ]
@@ -80,26 +81,9 @@ class Cluster:
 
     def kubeconfig(self) -> dict[str, str]:
         """What `kubeadm join` leaves on a worker: path to text."""
-        client = self.authority.issue_client()
-        ca = base64.b64encode(self.authority.ca_pem.encode()).decode()
-        pem = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "default",
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
-            "clusters": [
-                {
-                    "name": "default",
-                    "cluster": {"server": f"https://{NAME}:6443", "certificate-authority-data": ca},
-                }
-            ],
-            "users": [{"name": "node", "user": {"client-certificate": pem, "client-key": pem}}],
-        }
         return {
-            "/etc/kubernetes/kubelet.conf": json.dumps(document),
+            **joined_files(self.authority, f"https://{NAME}:6443"),
             "/etc/kubernetes/pki/ca.crt": self.authority.ca_pem,
-            pem: client.cert.read_text() + client.key.read_text(),
         }
 
 
@@ -121,17 +105,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 ControlPlane(authority, address, 6443, netns=host.namespace, slices=[kubernetes])
             )
         yield Cluster(authority, planes, network.add_host("worker", "10.0.0.20"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _root_filesystem() -> None:
-    """Build the root filesystem, or skip where there is no mirror to build it from. CI must have one."""
-    try:
-        root_filesystem()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
 
 
 def provision(machine: Machine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tests.e2e.test_boot import (
     wait_until_swapped,
     without_block,
 )
-from tests.support.machine import Machine, requires_machine, root_filesystem
+from tests.support.machine import Machine, requires_machine
 from tools import deb
 
 DEB = PYZ.with_name(f"apiha_{deb.version()}_all.deb")
@@ -36,23 +35,13 @@ __all__ = ["cluster"]  # a fixture
 
 pytestmark = [
     requires_machine,
+    pytest.mark.usefixtures("debian"),
     pytest.mark.skipif(
         not (PYZ.exists() and DEB.exists()), reason=f"needs dist/{DEB.name}: run `make dist`, or `make e2e`"
     ),
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb, to make another version"),
     pytest.mark.timeout(600),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _root_filesystem() -> None:
-    """Build the root filesystem, or skip where there is no mirror to build it from. CI must have one."""
-    try:
-        root_filesystem()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
 
 
 @pytest.fixture(scope="module")

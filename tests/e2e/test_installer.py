@@ -5,10 +5,8 @@ One machine, in the order of a node's life: installed, found unchanged, repaired
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import json
 import subprocess
 import sys
 import zipfile
@@ -21,6 +19,7 @@ import yaml
 
 from apiha.install.units import UNITS, enableable
 from tests.support.control_plane import Authority, ControlPlane
+from tests.support.joined import joined_files
 from tests.support.machine import Machine, requires_machine
 from tests.support.netns import Network
 from tests.support.pod import Container
@@ -89,21 +88,8 @@ class Node:
 
     def kubelet_uses(self, server: str) -> None:
         """Write kubelet's kubeconfig."""
-        client = self.authority.issue_client()
-        ca = base64.b64encode(self.authority.ca_pem.encode()).decode()
-        pem = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "default",
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
-            "clusters": [
-                {"name": "default", "cluster": {"server": server, "certificate-authority-data": ca}}
-            ],
-            "users": [{"name": "node", "user": {"client-certificate": pem, "client-key": pem}}],
-        }
-        self.machine.write(pem, client.cert.read_text() + client.key.read_text(), mode=0o600)
-        self.machine.write("/etc/kubernetes/kubelet.conf", json.dumps(document), mode=0o600)
+        for path, text in joined_files(self.authority, server).items():
+            self.machine.write(path, text, mode=0o600)
 
     def image(self, comment: bytes) -> None:
         """Another apiha.pyz in the image: the same program, other bytes."""

@@ -50,6 +50,25 @@ def kubeconfig(
     )
 
 
+def joined_files(authority: Authority, server: str) -> dict[str, str]:
+    """kubelet's kubeconfig on a worker as `kubeadm join` leaves it, and the certificate that it names: path to text."""
+    client = authority.issue_client()
+    pem = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+    cluster = {"server": server, "certificate-authority-data": _base64(authority.ca_pem.encode())}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "default",
+        "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
+        "clusters": [{"name": "default", "cluster": cluster}],
+        "users": [{"name": "node", "user": {"client-certificate": pem, "client-key": pem}}],
+    }
+    return {
+        "/etc/kubernetes/kubelet.conf": json.dumps(document),
+        pem: client.cert.read_text() + client.key.read_text(),
+    }
+
+
 def join(directory: Path, authority: Authority, server: ApiServer) -> Path:
     """A kubelet.conf that names this API server by its address; returns its path."""
     path = directory / "kubelet.conf"
