@@ -16,6 +16,16 @@ from apiha.settings import BY_KEY, ENV_PREFIX, SETTINGS, Setting
 # Seconds. The boot unit ends a pin after 24 s, and a longer time-out would leave that to one silent address.
 LONGEST_PROBE = 10.0
 LARGEST_FILE = 1 << 20  # bytes; a config beyond that is some other file
+# What PyYAML raises beside YAMLError: for values that are tagged or shaped as what they are not (dates, numbers,
+# `!!bool x`), and for deep nesting.
+OTHER_YAML_ERRORS = (
+    RecursionError,
+    ValueError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+    LookupError,
+)
 
 # What a package of the distribution puts at CONFIG_FILE. The same bytes in every release: a package manager asks what
 # to do with a configuration file that both sides changed, and an upgrade of a fleet must not ask.
@@ -217,9 +227,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, tuple[Any, str]]:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{path}{place}: not valid YAML: {_one_line(problem)}") from None
-    except (RecursionError, ValueError, OverflowError, TypeError, AttributeError, LookupError) as error:
-        # PyYAML lets these through for values tagged or shaped as what they are not (dates, numbers, `!!bool x`),
-        # and for deep nesting.
+    except OTHER_YAML_ERRORS as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apiha.config import Config, read_text
+from apiha.config import OTHER_YAML_ERRORS, Config, read_text
 from apiha.errors import ConfigError
 from apiha.paths import KUBEADM_CA, KUBELET_KUBECONFIG
 
@@ -67,16 +67,7 @@ def read_kubeconfig(path: Path) -> Kubeconfig:
     text = read_text(path, "a kubeconfig")
     try:
         document = yaml.load(text, Loader=loader)  # noqa: S506 (both loaders are the safe ones)
-    except (
-        yaml.YAMLError,
-        # PyYAML lets these through for values that are tagged or shaped as what they are not, and for deep nesting.
-        RecursionError,
-        ValueError,
-        OverflowError,
-        TypeError,
-        AttributeError,
-        LookupError,
-    ) as error:
+    except (yaml.YAMLError, *OTHER_YAML_ERRORS) as error:
         raise ConfigError(f"{path}: not a kubeconfig: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: not a kubeconfig: expected a mapping")

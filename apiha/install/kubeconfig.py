@@ -6,6 +6,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from apiha.config import OTHER_YAML_ERRORS
+
 # What a diff of the file must not show: the values of keys that hold secrets.
 _SECRET = re.compile(r'("?(?:client-key-data|token|password)"?\s*:\s*)("[^"]*"|[^\s,}]+)')
 
@@ -58,7 +60,7 @@ def _load(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (yaml.YAMLError, *OTHER_YAML_ERRORS) as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
@@ -68,7 +70,7 @@ def _server_node(text: str) -> Any:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (yaml.YAMLError, *OTHER_YAML_ERRORS) as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
     context = _named_node(root, "contexts", _scalar(_child(root, "current-context")), "context")
     cluster = _named_node(root, "clusters", _scalar(_child(context, "cluster")), "cluster")

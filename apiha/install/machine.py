@@ -9,7 +9,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from apiha.config import Config, read_text
+from apiha.config import OTHER_YAML_ERRORS, Config, read_text
 from apiha.errors import ApihaError, ConfigError
 from apiha.failfast import kernel
 from apiha.hosts import ForeignLine, HostsFile, find_foreign
@@ -122,7 +122,7 @@ def cloud_init_rewrites(root: Path) -> tuple[tuple[str, int], ...]:
             try:
                 text = read_text(path, "cloud-init's configuration")
                 document = yaml.safe_load(text)
-            except (ConfigError, yaml.YAMLError, RecursionError, ValueError):
+            except (ConfigError, yaml.YAMLError, *OTHER_YAML_ERRORS):
                 continue
             if not isinstance(document, dict) or "manage_etc_hosts" not in document:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apiha.config import Config
+from apiha.config import OTHER_YAML_ERRORS, Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NotPermitted
 from apiha.findings import Severity, docs_link
@@ -115,7 +115,7 @@ def _server(kubeconfig: str) -> str | None:
 
     try:
         found = yaml.safe_load(kubeconfig)["clusters"][0]["cluster"]["server"]
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (yaml.YAMLError, *OTHER_YAML_ERRORS):
         return None
     return found.rstrip("/") if isinstance(found, str) else None
 

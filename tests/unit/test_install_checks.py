@@ -165,12 +165,14 @@ def test_signs_that_the_terminal_cannot_write_are_replaced(encoding: str) -> Non
 
 
 def test_cloud_inits_last_word_counts(tmp_path: Path) -> None:
-    """A later file wins; one that is no YAML says nothing; cloud-init may be disabled."""
+    """A later file wins; one that cannot be read as YAML says nothing; cloud-init may be disabled."""
     folder = tmp_path / "etc/cloud/cloud.cfg.d"
     folder.mkdir(parents=True)
     (folder / "10.cfg").write_text("users: []\nmanage_etc_hosts: true\n")
     assert cloud_init_rewrites(tmp_path) == ((str(folder / "10.cfg"), 2),)
     (folder / "20.cfg").write_text("{")
+    (folder / "21.cfg").write_text("a: !!bool x")  # a KeyError of PyYAML's
+    (folder / "22.cfg").write_text("a: !!timestamp x")  # an AttributeError
     (folder / "30.cfg").write_text("manage_etc_hosts: localhost\n")
     assert cloud_init_rewrites(tmp_path) == ()
     (folder / "40.cfg").write_text("manage_etc_hosts: template\n")
