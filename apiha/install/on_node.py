@@ -93,6 +93,6 @@ def kubelet_uses(host: str, kubeconfig: Path = KUBELET_KUBECONFIG) -> bool:
     """Whether kubelet's kubeconfig names this host; not if there is none that can be read."""
     try:
         server = read_kubeconfig(kubeconfig).server
-    except ConfigError:
+        return server is not None and urlsplit(server).hostname == host
+    except (ConfigError, ValueError):  # ValueError: the server is not a URL
         return False
-    return server is not None and urlsplit(server).hostname == host

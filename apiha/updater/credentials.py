@@ -174,13 +174,13 @@ def _of_kubeconfig(path: Path) -> tuple[Credentials, tuple[Path, ...]]:
             f"{path}: the user authenticates with {', '.join(found.unsupported)}, which the updater does not support; "
             "expected a token, a tokenFile or a client-certificate"
         )
-    if found.server is None or urlsplit(found.server).scheme != "https":
+    if found.server is None or _scheme(found.server) != "https":
         raise ConfigError(f"{path}: server: {found.server or 'not set'}; expected https://ADDRESS:PORT")
     if found.ca is None and not found.insecure:
         raise ConfigError(
             f"{path}: no certificate-authority: no control plane could prove itself; expected the cluster's CA"
         )
-    if found.proxy is not None and urlsplit(found.proxy).scheme not in ("http", "https"):
+    if found.proxy is not None and _scheme(found.proxy) not in ("http", "https"):
         raise ConfigError(f"{path}: proxy-url: {found.proxy}; expected http://ADDRESS:PORT")
     if found.proxy is not None and found.server_name is not None:
         # httpcore's tunnel verifies the certificate for the URL's host.
@@ -188,6 +188,8 @@ def _of_kubeconfig(path: Path) -> tuple[Credentials, tuple[Path, ...]]:
     token, files = found.token, found.files
     if found.token_file is not None:
         token, files = _token(found.token_file), (*files, found.token_file)
+    elif token is not None:
+        token = _checked_token(token, path)
     with _named(path):
         credentials = Credentials(
             server=found.server.rstrip("/"),
@@ -216,10 +218,22 @@ def _of_service_account(folder: Path, environ: Mapping[str, str]) -> tuple[Crede
 
 
 def _token(path: Path) -> str:
-    token = read_text(path, "the token").strip()
+    return _checked_token(read_text(path, "the token").strip(), path)
+
+
+def _checked_token(token: str, path: Path) -> str:
+    """The token if an HTTP header can carry it; raises ConfigError."""
     if not token or not token.isascii() or not token.isprintable():
-        raise ConfigError(f"{path}: not a token; expected one line of text")
+        raise ConfigError(f"{path}: not a token; expected one line of ASCII text")
     return token
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a URL; "" for what is not a URL (a bracket left open, say)."""
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -205,6 +205,7 @@ def test_only_the_same_file_with_all_that_it_wrote_is_current(tmp_path: Path) ->
         ("https://APISERVER.cluster.local", True),
         ("https://10.0.0.11:6443", False),
         ("not a url", False),
+        ("https://[fd00::1", False),
     ],
 )
 def test_whether_kubelet_uses_the_name(tmp_path: Path, server: str, uses: bool) -> None:
