@@ -73,6 +73,7 @@ class Kubectl:
                 input=stdin,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=_KUBECTL_TIMEOUT,
                 check=False,
             )
@@ -89,7 +90,7 @@ class Kubectl:
 
     def get(self, path: str) -> Any:
         """GET a path; raises KubectlError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
-        return json.loads(self._checked(self.run("get", "--raw", path)))
+        return self._json(self.run("get", "--raw", path))
 
     def text(self, path: str, *, server: str, server_name: str, timeout: float) -> str:
         """GET a path from the API server at `server` (https://ADDRESS:PORT), whose certificate must be valid for
@@ -117,10 +118,25 @@ class Kubectl:
 
     def ca_of_kubeconfig(self) -> str | None:
         """The CA (PEM) that the kubeconfig's current context trusts, if it has one."""
-        text = self._checked(self.run("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-        clusters = json.loads(text).get("clusters") or [{}]
+        view = self._json(self.run("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        clusters = view.get("clusters") or [{}]
         data = clusters[0].get("cluster", {}).get("certificate-authority-data")
-        return base64.b64decode(data).decode() if data else None
+        try:
+            return base64.b64decode(data, validate=True).decode("ascii") if data else None
+        except ValueError:
+            raise ConfigError(
+                f"{self._purpose}: certificate-authority-data of your kubeconfig: not base64 of a PEM text"
+            ) from None
+
+    def _json(self, process: subprocess.CompletedProcess[str]) -> Any:
+        """The document that kubectl printed; raises like `get`."""
+        try:
+            return json.loads(self._checked(process))
+        except (ValueError, RecursionError):
+            raise NoControlPlane(
+                f"{self._purpose}: kubectl: the answer is not JSON; does its server (`kubectl config view --minify`) "
+                "lead to an API server?"
+            ) from None
 
     def _checked(self, process: subprocess.CompletedProcess[str]) -> str:
         if process.returncode == 0:
