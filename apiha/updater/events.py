@@ -21,7 +21,7 @@ from apiha.updater.requests import ApiError, Object
 _BURST = 10  # as client-go's event correlator limits a source, if more kindly: 25 at once, then one in 300 s
 _REFILL = 10.0  # s
 DRAINED = "drained"  # the reason of one that somebody took out of service
-_LONGEST_NOTE = 1000  # the API allows 1024 bytes (events.k8s.io/v1, `note`)
+_LONGEST_NOTE = 1000  # bytes; the API allows 1024 (events.k8s.io/v1, `note`)
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,6 @@ class Announcer:
             "action": "Mirror",
             "reason": reason,
             "regarding": {**regarding, **({"uid": self._uid} if self._uid else {})},
-            "note": note[:_LONGEST_NOTE],
+            "note": note.encode()[:_LONGEST_NOTE].decode(errors="ignore"),
             "type": kind,
         }

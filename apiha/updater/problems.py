@@ -87,12 +87,13 @@ class Problems:
                 del self._present[key]
             else:
                 self._present[key] = _Problem(message, before.since if before is not None else now, now)
+        # First: whoever reads the line finds the metric changed already.
+        if (message is None) != (before is None):
+            self._on_change(key, message is not None)
         if message is None:
             self._report.info(f"{key}: {solved}", problem=key, state="solved")
         else:
             self._report.warning(message, problem=key, state="present")
-        if (message is None) != (before is None):
-            self._on_change(key, message is not None)
         return True
 
     def remind(self) -> None:

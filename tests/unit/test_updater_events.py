@@ -46,3 +46,20 @@ def test_events_are_few_and_the_last_state_is_told() -> None:
         assert len(event["note"]) <= 1024
         assert event["regarding"]["name"] == "apiserver"
         assert event["eventTime"].endswith("Z")
+
+
+def test_a_note_has_no_more_bytes_than_the_api_takes() -> None:
+    """The API counts bytes, and refuses the whole Event for one too many."""
+    written: list[dict[str, Any]] = []
+    stop = threading.Event()
+
+    def create(event: dict[str, Any]) -> None:
+        written.append(event)
+        stop.set()
+
+    announcer = Announcer(SystemClock(), namespace="kube-system", service="apiserver", identity="me")
+    announcer.warn("ForeignEndpointSlice", "ü" * 1000)
+    announcer.run(stop, create, lambda _: None)
+    (event,) = written
+    assert len(event["note"].encode()) <= 1024
+    assert set(event["note"]) == {"ü"}

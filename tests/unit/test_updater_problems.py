@@ -49,6 +49,18 @@ def test_a_problem_is_said_once_when_it_begins_changes_and_ends() -> None:
     assert problems.present == {"service": "no rights"}
 
 
+def test_the_metric_changes_before_the_line_is_written() -> None:
+    """Whoever is woken by the line, and looks at the metric, finds the new value."""
+    stream = io.StringIO()
+    said_before: list[int] = []
+    problems = Problems(
+        Reporter(stream, log_format="json"), Clock(), lambda *_: said_before.append(len(lines(stream)))
+    )
+    problems.set("service", "no Service")
+    problems.set("service", None)
+    assert said_before == [0, 1]
+
+
 def test_a_problem_that_lasts_is_said_again_every_five_minutes() -> None:
     """With how long it has lasted; the time counts from the last line about it."""
     stream, clock = io.StringIO(), Clock()
