@@ -149,6 +149,28 @@ def test_a_change_of_the_configuration_or_of_the_learned_list_is_followed(worker
     comes_back(worker, 10.0)
 
 
+def test_a_start_that_took_too_long_is_tried_again(worker: Machine) -> None:
+    """As on a machine that is too busy while it boots: systemd ends the command, and starts it again."""
+    command = "test ! -e /etc/busy || exec sleep 60; exec /usr/local/bin/apiha fail-fast on"
+    quick = "TimeoutStartSec=2s\nRestartSec=1s\n"  # 4 s and 15 s
+    drop_in = worker.path("/etc/systemd/system/apiha-failfast.service.d/90-busy.conf")
+    worker.write(
+        "/etc/systemd/system/apiha-failfast.service.d/90-busy.conf",
+        f"[Service]\nExecStart=\nExecStart=/bin/sh -c '{command}'\n{quick}",
+    )
+    worker.write("/etc/busy", "")
+    try:
+        worker.systemctl("daemon-reload")
+        worker.systemctl("stop", "apiha-failfast.service")
+        assert worker.run(["systemctl", "start", "apiha-failfast.service"], check=False).returncode != 0
+        assert not tables(worker) & TABLES
+        worker.path("/etc/busy").unlink()
+        comes_back(worker, 10.0)
+    finally:
+        drop_in.unlink()
+        worker.systemctl("daemon-reload")
+
+
 def test_what_an_administrator_stopped_stays_stopped(worker: Machine) -> None:
     """Stopping the unit removes the table, and no refresh brings it back."""
     worker.systemctl("stop", "apiha-failfast.service")
