@@ -100,13 +100,16 @@ def _add_program(wanted: dict[Path, File | Link], tree: Tree, *, in_image: bool)
 def configured(config: Path) -> bool:
     """Whether there is a configuration that somebody wrote. The commented one, as it is shipped, says nothing yet.
 
-    Raises OSError.
+    One that cannot be read counts: `load` says why it cannot.
     """
     if not os.path.lexists(config):
         return False
     if config.is_symlink() or not config.is_file():
         return True
-    return config.read_bytes() not in (template().encode(), PACKAGED.encode())
+    try:
+        return config.read_bytes() not in (template().encode(), PACKAGED.encode())
+    except OSError:
+        return True
 
 
 def packaged() -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from apiha.config import Config
 from apiha.endpoint import Endpoint
-from apiha.errors import ExitCode
+from apiha.errors import ConfigError, ExitCode
 from apiha.findings import Finding, Severity, exit_code
 from apiha.hosts import find_foreign
+from apiha.install import prepare
 from apiha.install.checks import Seen, judge, report_text
 from apiha.install.machine import cloud_init_rewrites, look
+from apiha.log import Reporter
 from apiha.probe import Health, ProbeResult
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
@@ -179,6 +182,23 @@ def test_cloud_inits_last_word_counts(tmp_path: Path) -> None:
     assert cloud_init_rewrites(tmp_path) != ()
     (tmp_path / "etc/cloud/cloud-init.disabled").write_text("")
     assert cloud_init_rewrites(tmp_path) == ()
+
+
+def test_a_configuration_that_this_user_may_not_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run needs no root; but what it cannot read it cannot go by."""
+    config = tmp_path / "config.yaml"
+    config.write_text("vip: 10.96.0.100\n")
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(config))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("apiha.config.open", refuse, raising=False)
+    monkeypatch.setattr(prepare, "CONFIG_FILE", config)
+    with pytest.raises(ConfigError, match="cannot read the configuration: Permission denied"):
+        prepare.settle(Reporter(io.StringIO()), {}, now=False)
 
 
 def test_looking_changes_nothing_and_never_fails(tmp_path: Path) -> None:
