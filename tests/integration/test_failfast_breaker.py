@@ -12,13 +12,14 @@ from apiha.endpoint import Endpoint
 from apiha.failfast import rules
 from tests.support.failfast import Lab, lose, nft
 from tests.support.netns import Host, requires_root
+from tests.support.stalls import seconds_since
 from tests.support.tcp import Outcome, ask, dial, serve, timed
 
 pytestmark = requires_root
 
 # Documented bounds (docs/fail-fast.md), in seconds.
 FRESH = 1.1  # the first new connection to a machine that lost power
-AT_ONCE = 0.2  # every further one; generous for a loaded machine, it takes a millisecond
+AT_ONCE = 0.2  # every further one; it takes a millisecond
 ESTABLISHED = 2.0  # the first established connection that sends something
 KNOWN = 0.8  # an established connection that sends something once the silence is known: 0.4 s
 KNOCK = 1.5  # until a control plane that is back is used: 1 s, and what a loaded machine takes
@@ -37,15 +38,16 @@ def test_a_dead_control_plane_costs_a_second_once(lab: Lab, index: int) -> None:
     lab.hosts[1].link_down()
     first = dial(lab.worker, target.address, target.port)
     assert first.refused
-    assert 0.8 < first.seconds < FRESH
+    assert first.seconds > 0.8
+    assert first.waited < FRESH
     for _ in range(3):
         again = dial(lab.worker, target.address, target.port)
         assert again.refused
-        assert again.seconds < AT_ONCE
+        assert again.waited < AT_ONCE
     other = both(lab, 2)[index]
     works = dial(lab.worker, other.address, other.port)
     assert works.error == ""
-    assert works.seconds < AT_ONCE
+    assert works.waited < AT_ONCE
     breaker = lab.breaker(target)
     assert breaker.silent_for is not None
     assert (breaker.silences, breaker.cut) == (1, 0)
@@ -61,18 +63,18 @@ def test_established_connections_end_with_a_reset(lab: Lab, index: int) -> None:
     lab.hosts[0].link_down()
     first, *others = (ask(connection) for connection in connections)
     assert first.reset
-    assert first.seconds < ESTABLISHED
-    assert all(other.reset and other.seconds < KNOWN for other in others)
+    assert first.waited < ESTABLISHED
+    assert all(other.reset and other.waited < KNOWN for other in others)
     assert lab.breaker(target).cut == 4
 
 
 def _keep_dialing(lab: Lab, target: Endpoint, seconds: float) -> list[float]:
-    """Open connections one after the other, all refused; how long each took."""
+    """Open connections one after the other, all refused; how long each waited."""
     begin, took = time.monotonic(), []
     while time.monotonic() - begin < seconds:
         tried = dial(lab.worker, target.address, target.port)
         assert tried.refused
-        took.append(tried.seconds)
+        took.append(tried.waited)
         time.sleep(0.05)
     return took
 
@@ -82,7 +84,7 @@ def _until_used(lab: Lab, target: Endpoint) -> float:
     begin = time.monotonic()
     while dial(lab.worker, target.address, target.port).error:
         time.sleep(0.05)
-    return time.monotonic() - begin
+    return seconds_since(begin)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
@@ -142,7 +144,7 @@ def test_a_machine_whose_hardware_address_nobody_knows_is_found_silent_too(lab: 
     held = threading.Thread(target=dial, args=(lab.worker, target.address, target.port), daemon=True)
     held.start()
     time.sleep(1.0)
-    assert dial(lab.worker, target.address, target.port).seconds < AT_ONCE
+    assert dial(lab.worker, target.address, target.port).waited < AT_ONCE
     assert max(_keep_dialing(lab, target, 6)) < AT_ONCE
     held.join()
     lab.hosts[0].link_up()
@@ -167,25 +169,26 @@ def test_all_silent_lasts_no_longer_than_the_outage_and_five_seconds(lab: Lab) -
     """A switch that is off: clients that keep trying all of them are connected soon after it is back."""
     for host in lab.hosts:
         host.link_down()
-    connected: list[float] = []
+    connected: list[float] = []  # seconds after the switch is back
 
     def client(endpoint: Endpoint) -> None:
         while dial(lab.worker, endpoint.address, endpoint.port).error:
             time.sleep(0.1)
-        connected.append(time.monotonic())
+        connected.append(seconds_since(begin))
 
     clients = [threading.Thread(target=client, args=(e,), daemon=True) for e in lab.endpoints]
+    begin = time.monotonic()  # until then
     for thread in clients:
         thread.start()
     time.sleep(8)
     assert not connected
+    begin = time.monotonic()
     for host in lab.hosts:
         host.link_up()
-    begin = time.monotonic()
     for thread in clients:
         thread.join(15)
     assert len(connected) == 3
-    assert max(connected) - begin < BACK
+    assert max(connected) < BACK
 
 
 def test_two_silent_control_planes_leave_the_third_alone(lab: Lab) -> None:
@@ -195,7 +198,7 @@ def test_two_silent_control_planes_leave_the_third_alone(lab: Lab) -> None:
     for endpoint in lab.endpoints[:2]:
         assert dial(lab.worker, endpoint.address, endpoint.port).refused
     for _ in range(10):
-        assert dial(lab.worker, lab.endpoints[2].address, lab.endpoints[2].port).seconds < AT_ONCE
+        assert dial(lab.worker, lab.endpoints[2].address, lab.endpoints[2].port).waited < AT_ONCE
     assert [b.endpoint for b in lab.table().silent] == lab.endpoints[:2]
 
 
@@ -225,7 +228,7 @@ def test_the_state_stays_when_the_control_planes_change(lab: Lab) -> None:
     nft(lab.worker, rules.refresh_script([silent, new, lab.endpoints6[2]]))
     again = dial(lab.worker, silent.address, silent.port)
     assert again.refused
-    assert again.seconds < AT_ONCE
+    assert again.waited < AT_ONCE
     table = lab.table()
     assert table.control_planes == {silent, new, lab.endpoints6[2]}
     assert [b.endpoint for b in table.silent] == [silent]
@@ -266,11 +269,11 @@ def test_loss_in_one_direction_is_silence_too(lab: Lab) -> None:
     ):
         fresh, again, established = outcomes
         assert fresh.refused, target
-        assert fresh.seconds < FRESH, target
+        assert fresh.waited < FRESH, target
         assert again.refused, target
-        assert again.seconds < AT_ONCE, target
+        assert again.waited < AT_ONCE, target
         assert established.reset, target
-        assert established.seconds < ESTABLISHED, target
+        assert established.waited < ESTABLISHED, target
 
 
 def test_a_server_that_repeats_itself_into_the_void_delays_the_verdict_by_seconds_only(lab: Lab) -> None:
@@ -292,7 +295,7 @@ def test_a_server_that_repeats_itself_into_the_void_delays_the_verdict_by_second
     lose(host, "in", f"tcp dport {endpoint.port}")
     first = dial(lab.worker, endpoint.address, endpoint.port)
     assert first.refused
-    assert first.seconds < 4
+    assert first.waited < 4
     watch.close()
     stop()
 

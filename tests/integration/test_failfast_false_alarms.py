@@ -88,7 +88,7 @@ def test_keepalives_alone_find_the_silence_that_others_found(lab: Lab) -> None:
     connection.settimeout(10)
     found = timed(lambda: connection.recv(1))
     assert found.reset
-    assert found.seconds < 3
+    assert found.waited < 3
 
 
 def test_a_server_that_is_slow_to_answer_is_alive(lab: Lab) -> None:
@@ -289,7 +289,7 @@ def test_a_round_trip_of_300_ms_is_no_silence(lab: Lab) -> None:
         )
         fresh = dial(lab.worker, endpoint.address, endpoint.port)
         assert fresh.refused
-        assert fresh.seconds < 1.1
+        assert fresh.waited < 1.1
         assert ask(connection).reset
         lab.close()
         stop()

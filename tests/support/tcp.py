@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.support.netns import Host
+from tests.support.stalls import seconds_since, watch_for_stalls
 
 Handler = Callable[[socket.socket], None]
 
@@ -60,10 +61,14 @@ def connect(host: Host, address: str, port: int, timeout: float = 10.0) -> socke
 
 @dataclass(frozen=True)
 class Outcome:
-    """How something ended: `error` is the name of the exception, or "" for success; `seconds` what it took."""
+    """How something ended: `error` is the name of the exception, or "" for success; `seconds` what it took.
+
+    `waited` are these without the time in which this machine did not run us: what an upper bound is about.
+    """
 
     error: str
     seconds: float
+    waited: float
 
     @property
     def refused(self) -> bool:
@@ -78,12 +83,14 @@ class Outcome:
 
 def timed(action: Callable[[], object]) -> Outcome:
     """Run it and tell how it ended."""
+    watch_for_stalls()
     begin = time.monotonic()
+    error = ""
     try:
         action()
-    except OSError as error:
-        return Outcome(type(error).__name__, time.monotonic() - begin)
-    return Outcome("", time.monotonic() - begin)
+    except OSError as raised:
+        error = type(raised).__name__
+    return Outcome(error, time.monotonic() - begin, seconds_since(begin))
 
 
 def dial(host: Host, address: str, port: int, timeout: float = 10.0) -> Outcome:
