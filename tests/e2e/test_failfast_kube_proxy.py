@@ -144,18 +144,22 @@ def _say_something(connection: socket.socket) -> Outcome:
 
 def _whole_story(node: Node, client: Host, scope: rules.Scope, slowest: float) -> None:
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(c) for c in _open(node, client, 15)]
-        lost = _on_the_lost(node, connections)
-        assert 0 < sum(lost) < len(lost)
+        connections: list[socket.socket] = []
+        lost: list[bool] = []
+        # kube-proxy draws lots: once in 400 times none of 15 is at the one that will be lost.
+        while len(set(lost)) < 2:
+            assert len(connections) < 90
+            connections += [stack.enter_context(c) for c in _open(node, client, 15)]
+            lost = _on_the_lost(node, connections)
         node.cluster.cut(LOST)
         with ThreadPoolExecutor(len(connections)) as pool:
             outcomes = list(pool.map(_say_something, connections))
         # The reset comes from the VIP: from anybody else the client would not take it.
         assert [outcome.reset for outcome in outcomes] == lost
-        assert max(o.seconds for o in outcomes if o.reset) < 2.0
+        assert max(o.waited for o in outcomes if o.reset) < 2.0
         fresh = [dial(client, node.vip, 443) for _ in range(30)]
         assert {outcome.error for outcome in fresh} == {"", "ConnectionRefusedError"}
-        assert max(outcome.seconds for outcome in fresh) < slowest
+        assert max(outcome.waited for outcome in fresh) < slowest
         table = read_table(node.host)
         (breaker,) = table.silent
         assert (breaker.endpoint.address, breaker.scope) == (node.cluster.addresses[LOST], scope)
@@ -184,6 +188,6 @@ def test_stale_rules_cost_a_client_a_second_at_most(node: Node) -> None:
     node.cluster.cut(LOST)
     with ThreadPoolExecutor(20) as pool:
         first = list(pool.map(lambda _: dial(node.host, node.vip, 443), range(20)))
-    assert max(outcome.seconds for outcome in first) < FRESH
+    assert max(outcome.waited for outcome in first) < FRESH
     again = [dial(node.host, node.vip, 443) for _ in range(20)]
-    assert max(outcome.seconds for outcome in again) < AT_ONCE
+    assert max(outcome.waited for outcome in again) < AT_ONCE
