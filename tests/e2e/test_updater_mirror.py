@@ -83,6 +83,7 @@ def test_the_order_of_the_source_does_not_matter(space: Space, updater: Updater)
     space.set_source(THREE[::-1])
     space.set_source([*THREE, "192.0.2.200"], name="kubernetes-more")
     space.wait_mirrored([*THREE, "192.0.2.200"])
+    wait_for("the answer to the write", lambda: updater.metric("writes_total", result="applied") >= 2)
     assert updater.metric("writes_total", result="applied") == 2
     assert space.mirror()["metadata"]["resourceVersion"] != before
 
@@ -95,7 +96,7 @@ def test_several_slices_and_both_families(space: Space, updater: Updater) -> Non
     space.delete_service()  # then every family may be wanted
     space.wait_mirrored(["2001:db8::1", "2001:db8::2"], "apiserver-ipv6")
     assert space.mirror("apiserver-ipv6")["addressType"] == "IPv6"
-    assert updater.metric("mirrored_addresses", family="IPv6") == 2
+    wait_for("both are counted", lambda: updater.metric("mirrored_addresses", family="IPv6") == 2)
     space.api.ok("DELETE", f"{SLICES}/default/endpointslices/kubernetes-6")
     space.wait_mirrored([], "apiserver-ipv6")
     assert space.mirrored() == THREE
