@@ -24,7 +24,7 @@ def _address(text: str) -> str:
     return Endpoint.parse(text, 6443).address
 
 
-@click.command("control-plane")
+@click.command("control-plane", short_help="Take a control plane out of service, and back.")
 @configured
 @click.argument("action", type=click.Choice(["list", "drain", "undrain"]))
 @click.argument("address", required=False, type=Parsed("address", _address))
@@ -101,7 +101,7 @@ def control_plane_command(
     return 0
 
 
-@click.command("nodes")
+@click.command("nodes", short_help="Show all nodes, those first that need a look.")
 @configured
 @KUBECONFIG
 @OUTPUT

@@ -41,7 +41,7 @@ def _together(
     return tuple(one for value in values for one in value)
 
 
-@click.command("updater")
+@click.command("updater", short_help="Keep the Service equal to the control planes (in a Pod).")
 @click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),

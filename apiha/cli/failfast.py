@@ -11,7 +11,7 @@ from apiha.config import require_control_plane
 from apiha.errors import ExitCode
 
 
-@click.command("fail-fast")
+@click.command("fail-fast", short_help="Have the kernel refuse silent control planes at once.")
 @configured
 @click.argument("action", type=click.Choice(["on", "off", "status"]))
 @click.option(

@@ -26,7 +26,7 @@ class CheckFailed(ApihaError):
         self.exit_code = exit_code
 
 
-@click.command("install")
+@click.command("install", short_help="Put units and a configuration on this node.")
 @configured
 @click.option(
     "--root",
@@ -144,7 +144,7 @@ def _switch(invocation: Invocation, config: Config) -> Switch:
     return Switch(config, invocation.report, SystemClock(), preview=invocation.preview)
 
 
-@click.command("uninstall")
+@click.command("uninstall", short_help="Leave the machine as it was.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),

@@ -14,7 +14,7 @@ from apiha.findings import Severity
 from apiha.settings import BY_KEY
 
 
-@click.command("node-installer")
+@click.command("node-installer", short_help="Keep apiha installed on its node (in a Pod).")
 @configured
 @click.option(
     "--kubelet", is_flag=True, help="Also point kubelet.conf at the name, as `apiha install --kubelet` does."

@@ -21,7 +21,7 @@ _OF_INSTALLER = (
 _OF_CLUSTER_SIDE = ("--create-namespace", "--pod-monitor", "--dashboard")
 
 
-@click.command("manifests")
+@click.command("manifests", short_help="Print the objects of the cluster side.")
 @click.option("--image", required=True, metavar="IMAGE", help="The image of the updater, as nodes pull it.")
 @click.option(
     "--vip",

@@ -14,7 +14,7 @@ from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured,
 from apiha.errors import ConfigError, ExitCode
 
 
-@click.command("probe")
+@click.command("probe", short_help="Ask all control planes and the VIP at once.")
 @configured
 @OUTPUT
 def probe_command(invocation: Invocation, output: str) -> int:
@@ -38,7 +38,7 @@ def probe_command(invocation: Invocation, output: str) -> int:
     )
 
 
-@click.command("pin-host")
+@click.command("pin-host", short_help="Point the name at a live control plane.")
 @configured
 @click.argument("address", required=False)
 @click.option(
@@ -68,7 +68,7 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
     pin(invocation.node(), address=address, wait=wait)
 
 
-@click.command("wait-vip")
+@click.command("wait-vip", short_help="Wait for the VIP, then point the name at it.")
 @configured
 @click.option(
     "--timeout",
@@ -88,7 +88,7 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     wait_vip(invocation.node(), timeout=timeout or None)
 
 
-@click.command("bootstrap")
+@click.command("bootstrap", short_help="pin-host, then wait-vip.")
 @configured
 @click.option("--pin-only", is_flag=True, help="Stop once the name points at a live control plane.")
 @click.option(
@@ -110,7 +110,7 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
     bootstrap(invocation.node(), pin_only=pin_only, timeout=timeout or None)
 
 
-@click.command("reconcile")
+@click.command("reconcile", short_help="Put the block right: one pass.")
 @configured
 @click.option(
     "--settle",
@@ -132,7 +132,7 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
     reconcile.reconcile(node)
 
 
-@click.command("status")
+@click.command("status", short_help="Say what is wrong with this node.")
 @configured
 @OUTPUT
 def status_command(invocation: Invocation, output: str) -> int:
@@ -158,7 +158,7 @@ def status_command(invocation: Invocation, output: str) -> int:
     return status.exit_code
 
 
-@click.command("unpin")
+@click.command("unpin", short_help="Remove the block from the hosts file.")
 @configured
 @DRY_RUN
 def unpin_command(invocation: Invocation) -> None:

@@ -22,7 +22,7 @@ PIECES = ("config", "ca", "runcmd", "units")
 LIMITS = ((16 << 10, "EC2"), (64 << 10, "Azure and OpenStack"), (256 << 10, "Google Cloud"))
 
 
-@click.command("user-data")
+@click.command("user-data", short_help="Print what a new machine needs at its first boot.")
 @configured
 @click.option(
     "--format",

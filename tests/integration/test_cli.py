@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from apiha import __version__
+from apiha.cli.main import cli
 from apiha.settings import SETTINGS
 from tests.support.cli import VIP, Cluster, Worker, on_a_terminal, without_rights, world_readable
 from tests.support.control_plane import DEFAULT_HOST
@@ -77,6 +78,14 @@ def test_help_of_a_command_teaches(worker: Worker, command: str, taught: list[st
     text = re.sub(r"\s+", " ", re.sub(r"-\n\s+", "-", worker.run(command, "--help").ok().stdout))
     for words in taught:
         assert words in text, words
+
+
+def test_each_command_is_told_in_a_whole_line(worker: Worker) -> None:
+    """In a terminal of 80 columns no line of the list is cut off."""
+    commands = worker.run("--help").ok().stdout.partition("Commands:\n")[2].partition("Exit codes:")[0]
+    listed = dict(line.split(maxsplit=1) for line in commands.strip().splitlines())
+    assert set(listed) == set(cli.commands)
+    assert [told for told in listed.values() if not told.endswith(".") or told.endswith("...")] == []
 
 
 def test_no_command_prints_the_help(worker: Worker) -> None:
