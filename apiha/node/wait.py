@@ -60,6 +60,7 @@ class _Wait:
         while True:
             began = self.node.clock.monotonic()
             problem: ApihaError | None = None
+            lacking = "another run kept changing the block"
             interval = VIP_INTERVAL_MAX
             try:
                 prober = self.node.prober()
@@ -73,14 +74,14 @@ class _Wait:
                     saying = self._look(prober, block, began)
                     if saying is None:
                         return self._swap(prober, block)
-                    problem = self._timeout(saying)
+                    lacking = saying
                 except BlockChanged:
                     self.node.report.info("another run changed the block meanwhile: deciding anew")
                     self.proof = VipProof()
                 interval = self._interval(block)
             now = self.node.clock.monotonic()
             if self.deadline is not None and now >= self.deadline:
-                raise problem or self._timeout("another run kept changing the block")
+                raise problem or self._timeout(lacking)
             wake = began + interval * self.node.rng.uniform(0.9, 1.1)
             self.node.clock.sleep((wake if self.deadline is None else min(wake, self.deadline)) - now)
 
@@ -166,12 +167,14 @@ class _Wait:
         return min(VIP_INTERVAL_MAX, VIP_INTERVAL * (1 + self.proof.bad // 30))
 
     def _timeout(self, saying: str) -> VipTimeout:
+        first = next(iter(self.node.block()), None)
+        stays = "the name has no address yet" if first is None else f"the name stays at {first}"
         waited = (
             self.node.clock.monotonic() - self.start if self.deadline is None else self.deadline - self.start
         )
         return VipTimeout(
             f"the VIP {self.vip} did not prove itself within {format_duration(waited)} ({saying}); "
-            "the name stays pinned; does kube-proxy run on this node, and does the Service `apiserver` exist?"
+            f"{stays}; does kube-proxy run on this node, and does the Service `apiserver` exist?"
         )
 
 

@@ -50,7 +50,7 @@ def test_bootstrap_needs_a_vip_before_it_writes(joined: Worker, cluster: Cluster
 
 @pytest.mark.parametrize("command", ["bootstrap", "wait-vip"])
 def test_timeout_is_exit_4(joined: Worker, command: str) -> None:
-    """A VIP that never answers: exit code 4, one error line with what to look at; the name stays pinned."""
+    """A VIP that never answers: exit code 4, one error line with what to look at; the name stays where it is."""
     joined.run("pin-host").ok()
     before = joined.fingerprint()
     done = joined.run(command, "--timeout", "700ms")
@@ -58,8 +58,18 @@ def test_timeout_is_exit_4(joined: Worker, command: str) -> None:
     error = done.tells().stderr.splitlines()[-1]
     assert error.startswith(f"apiha: error: the VIP {VIP}:")
     assert re.search(r"within \d+ms \(refused", error), error
-    assert "kube-proxy" in error
+    assert f"; the name stays at {joined.addresses[0]}; does kube-proxy run" in error
     assert joined.fingerprint() == before
+
+
+def test_a_timeout_with_nothing_pinned_says_so(joined: Worker, cluster: Cluster) -> None:
+    """Nobody answers at all: no block was ever written."""
+    for plane in cluster.planes:
+        plane.stop()
+    done = joined.run("wait-vip", "--timeout", "300ms")
+    assert done.code == 4, done
+    assert "; the name has no address yet; does kube-proxy run" in done.stderr.splitlines()[-1]
+    assert joined.untouched
 
 
 def test_a_flapping_vip_is_not_trusted(joined: Worker, cluster: Cluster) -> None:
