@@ -62,7 +62,7 @@ class NodeInstaller:
         while True:
             try:
                 reason = self.once()
-            except (ApihaError, OSError) as error:
+            except ApihaError as error:
                 reason = str(error)
                 self.report.warning(reason)
             good, bad = (0, bad + 1) if reason else (good + 1, 0)
@@ -75,13 +75,15 @@ class NodeInstaller:
             self.sleep(again if reason else SETTLING if good < SETTLED else EVERY)
 
     def once(self) -> str:
-        """One run on the node; returns why it failed, or "". Raises ApihaError or OSError if there was no run."""
+        """One run on the node; returns why it failed, or "". Raises ApihaError if there was no run."""
         reading, writing = os.pipe()
         try:
             with open(self.archive, "rb") as archive:
                 self.start(UNIT, unit_properties(self.arguments), [archive.fileno(), writing])
-        except BaseException:
+        except BaseException as error:
             os.close(reading)
+            if isinstance(error, OSError):
+                raise ApihaError(f"{self.archive}: {error.strerror}; expected the updater's image") from None
             raise
         finally:
             os.close(writing)
@@ -104,10 +106,16 @@ class NodeInstaller:
         return errors[-1] if errors else f"{UNIT} ended without a word after at most {UNIT_TIMEOUT:.0f} s"
 
     def _say(self, state: str) -> None:
-        """Replace the file as a whole; raises OSError."""
+        """Replace the file as a whole; raises ApihaError."""
         temporary = self.state_file.with_suffix(".new")
-        temporary.write_text(f"{' '.join(state.split())}\n", encoding="utf-8")
-        temporary.replace(self.state_file)
+        try:
+            temporary.write_text(f"{' '.join(state.split())}\n", encoding="utf-8")
+            temporary.replace(self.state_file)
+        except OSError as error:
+            raise ApihaError(
+                f"{self.state_file}: cannot be written: {error.strerror}; this runs in the Pods of "
+                "`apiha manifests --installer`, which have that folder"
+            ) from None
 
 
 def unit_properties(arguments: Sequence[str]) -> list[Property]:

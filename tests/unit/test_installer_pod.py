@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from apiha.errors import ApihaError
 from apiha.install import pod
 from apiha.install.bus import BusError, Property
 from apiha.install.on_node import is_current, kubelet_uses
@@ -179,8 +180,18 @@ def test_an_image_without_the_file_is_one_line(tmp_path: Path, systemd: Systemd)
     """An older image."""
     runs, _ = installer(tmp_path, systemd, "")
     runs.archive.unlink()
-    with pytest.raises(OSError, match=r"apiha\.pyz"):
+    with pytest.raises(
+        ApihaError, match=r"apiha\.pyz: No such file or directory; expected the updater's image"
+    ):
         runs.once()
+
+
+def test_outside_of_its_pod_it_ends_with_one_line(tmp_path: Path, systemd: Systemd) -> None:
+    """There is no folder to say in how it goes."""
+    runs, _ = installer(tmp_path, systemd, "")
+    runs.state_file = tmp_path / "absent/state"
+    with pytest.raises(ApihaError, match=r"absent/state: cannot be written: No such file or directory"):
+        runs.run("all is well")
 
 
 def test_only_the_same_file_with_all_that_it_wrote_is_current(tmp_path: Path) -> None:
