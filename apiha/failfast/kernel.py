@@ -166,11 +166,11 @@ def _document(answer: _Answer) -> Any:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise Unsupported("this `nft` cannot say what it sees as JSON: install nftables 0.9.1 or later")
+        raise Unsupported("this `nft` cannot print JSON: install nftables 0.9.1 or later")
     return document
 
 
 def _failure(what: str, answer: _Answer) -> ApihaError:
     if "Operation not permitted" in answer.why and os.geteuid() != 0:
         return NotPermitted(f"{what}: not permitted; run it as root")
-    return Unsupported(f"{what} here: {answer.why or 'nft failed without a word'}")
+    return Unsupported(f"{what} here: {answer.why or 'nft failed without a message'}")
