@@ -57,6 +57,7 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
     prove itself all the same.
     """
     from apiha.node.pin import pin
+    from apiha.status.textfile import told
 
     if address is not None:
         from apiha.endpoint import Endpoint
@@ -65,7 +66,9 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
             Endpoint.parse(address, 1)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="ADDRESS") from None
-    pin(invocation.node(), address=address, wait=wait)
+    node = invocation.node()
+    with told(node):
+        pin(node, address=address, wait=wait)
 
 
 @click.command("wait-vip", short_help="Wait for the VIP, then point the name at it.")
@@ -84,8 +87,11 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     Meanwhile the pinned control plane is looked at, and another one is pinned when it dies.
     """
     from apiha.node.wait import wait_vip
+    from apiha.status.textfile import told
 
-    wait_vip(invocation.node(), timeout=timeout or None)
+    node = invocation.node()
+    with told(node):
+        wait_vip(node, timeout=timeout or None)
 
 
 @click.command("bootstrap", short_help="pin-host, then wait-vip.")
@@ -106,8 +112,11 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
     Before kubelet runs on this node the VIP cannot answer (kubelet starts kube-proxy): use --pin-only there.
     """
     from apiha.node.wait import bootstrap
+    from apiha.status.textfile import told
 
-    bootstrap(invocation.node(), pin_only=pin_only, timeout=timeout or None)
+    node = invocation.node()
+    with told(node):
+        bootstrap(node, pin_only=pin_only, timeout=timeout or None)
 
 
 @click.command("reconcile", short_help="Put the block right: one pass.")
@@ -125,11 +134,13 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
     code 3. Run by apiha-reconcile.timer and, when the hosts file changes, by apiha-reconcile.path.
     """
     from apiha.node import reconcile
+    from apiha.status.textfile import told
 
     node = invocation.node()
     if settle:
         reconcile.settle(node)
-    reconcile.reconcile(node)
+    with told(node, ask=True):
+        reconcile.reconcile(node)
 
 
 @click.command("status", short_help="Say what is wrong with this node.")

@@ -9,15 +9,25 @@ import zipimport
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from apiha import files
-from apiha.config import PACKAGED, template
-from apiha.errors import ApihaError, NotPermitted
+from apiha import files, textfile
+from apiha.config import PACKAGED, load, template
+from apiha.errors import ApihaError, ConfigError, NotPermitted
 from apiha.failfast import kernel
 from apiha.hosts import HostsFile
 from apiha.install import kubelet
 from apiha.install.archive import for_interpreter
 from apiha.install.tree import File, Link, Tree
-from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, systemctl, wanted_by
+from apiha.install.units import (
+    DROP_INS,
+    KUBELET_HTTP2,
+    TEXTFILE,
+    UNITS,
+    enableable,
+    shipped,
+    systemctl,
+    textfile_drop_in,
+    wanted_by,
+)
 from apiha.log import Reporter
 from apiha.paths import (
     CONFIG_FILE,
@@ -65,7 +75,16 @@ def install(
             wanted[CONFIG_FILE] = File(template(settings).encode())
         if kubelet_http2:
             wanted[UNIT_DIR / KUBELET_HTTP2] = File(shipped(KUBELET_HTTP2).encode())
+        folder = _textfile_dir(config, None if keep_config or not new_config else settings or {})
+        if folder is not None:
+            wanted[UNIT_DIR / TEXTFILE] = File(textfile_drop_in(folder).encode())
         tree.put(wanted, may_replace=[CONFIG_FILE] if settings else [])
+        if folder is None:
+            _withdraw(tree, UNIT_DIR / TEXTFILE)
+        elif any(folder.is_relative_to(hidden) for hidden in HIDDEN_FROM_UNITS):
+            report.warning(
+                f"textfile_dir: {folder}: systemd units cannot see this place (ProtectHome, PrivateTmp)"
+            )
         if not keep_config:
             words = f"wrote {config}" if new_config else f"kept {config}"
             report.info(words + ("" if settings else ": fill in control_plane and vip"))
@@ -95,6 +114,24 @@ def _add_program(wanted: dict[Path, File | Link], tree: Tree, *, in_image: bool)
     for drop_in in DROP_INS:
         wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
     return program
+
+
+def _textfile_dir(config: Path, settings: Mapping[str, str] | None) -> Path | None:
+    """Where metrics go, by these settings or (None) by the file that is there; None for nowhere."""
+    try:
+        if settings is not None:
+            return load(None, {}, settings).textfile_dir
+        return load(config, {}, {}, path_required=False).textfile_dir
+    except ConfigError:  # which every other command says
+        return None
+
+
+def _withdraw(tree: Tree, path: Path) -> None:
+    """Remove a file that an earlier run wrote and that is not wanted any more, unless somebody edited it."""
+    if str(path) in tree.files and tree.unchanged(str(path)):
+        tree.remove(str(path))
+        if tree.preview is None:
+            tree.forget([path])
 
 
 def configured(config: Path) -> bool:
@@ -140,6 +177,8 @@ def uninstall(
         # All places are worked out before anything is removed: a link that leads out of the image stops it here.
         recorded = {path: tree.at(path) for path in {**tree.files, **tree.pending}}
         folders = [tree.at(folder) for folder in tree.folders]
+        metrics = _textfile_dir(tree.at(CONFIG_FILE), None)
+        metrics = None if metrics is None else tree.at(metrics, follow=True)
         present = [
             unit
             for unit in UNITS
@@ -174,6 +213,11 @@ def uninstall(
                 report.warning(
                     f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
                 )
+        for path in () if metrics is None else textfile.written(metrics):
+            if preview is None:
+                path.unlink()
+            else:
+                preview.command("rm", str(path))
         for kept in tree.clear_state():
             report.warning(
                 f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"

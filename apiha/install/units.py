@@ -32,6 +32,8 @@ DROP_INS = (
     "apiha-failfast.service.d/20-netfilter.conf",
     "apiha-failfast-refresh.service.d/20-systemd.conf",
 )
+# Written by `apiha install` where textfile_dir is set. Its number comes after those above: one of them empties the list.
+TEXTFILE = "apiha-.service.d/30-textfile.conf"
 KUBELET_HTTP2 = "kubelet.service.d/20-apiha-http2.conf"
 SYSTEMCTL_TIMEOUT = 90.0  # seconds; systemd's own DefaultTimeoutStopSec
 
@@ -41,6 +43,15 @@ def shipped(name: str) -> str:
     inside: Traversable = resources.files("apiha") / "systemd"
     folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "systemd"
     return folder.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def textfile_drop_in(folder: Path) -> str:
+    """The drop-in by which every service may write its metrics into this folder; one that is missing is no error."""
+    return f"""\
+# The metrics for node_exporter go there (textfile_dir in the configuration).
+[Service]
+ReadWritePaths=-{folder}
+"""
 
 
 def wanted_by(unit: str) -> list[str]:

@@ -198,6 +198,7 @@ def test_every_setting_is_a_flag_of_every_command(worker: Worker, cluster: Clust
         "hedge_delay": "100ms",
         "on_conflict": "refuse",
         "fail_fast": "off",
+        "textfile_dir": "/var/lib/metrics",
         "insecure_skip_tls_verify": "false",
     }
     client = cluster.authority.issue_client()

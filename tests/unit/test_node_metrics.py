@@ -1,0 +1,292 @@
+"""Metrics of a node: their text, when it is written, and that promtool finds nothing to say about them."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import stat
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from apiha import textfile
+from apiha.cli.main import cli
+from apiha.cli.options import Invocation
+from apiha.config import Config, load
+from apiha.errors import ConfigError, NoControlPlane
+from apiha.failfast.metrics import families as fail_fast_families
+from apiha.failfast.table import Breaker, Table
+from apiha.install.install import install, uninstall
+from apiha.install.units import DROP_INS, TEXTFILE, textfile_drop_in
+from apiha.log import Reporter
+from apiha.node.context import Node
+from apiha.node.reconcile import reconcile
+from apiha.paths import CONFIG_FILE, UNIT_DIR
+from apiha.preview import Preview
+from apiha.probe import Health
+from apiha.status.checks import judge
+from apiha.status.metrics import LAST_SUCCESS, STATES, block_state, families
+from apiha.status.textfile import told
+from apiha.userdata.pieces import Plan, Program, ignition
+from tests.support.world import READY, REFUSED, VIP, World, events, with_config
+from tests.unit.test_docs import page, rows, section, words
+from tests.unit.test_status import HEALTHY, NOW, OWN, PINNED, A, B, C, answers, block, said
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SILENT = Table(
+    "pods",
+    "0123",
+    frozenset({A, B}),
+    (
+        Breaker(A, "node", 4, silences=2, cut=3, refused=12),
+        Breaker(A, "pods"),
+        Breaker(B, "node"),
+        Breaker(B, "pods"),
+    ),
+)
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
+
+
+def samples(text: str) -> dict[str, float]:
+    """Name with labels to value."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def everything() -> str:
+    """All metrics there are, as a node with a problem and with a silent control plane writes them."""
+    seen = replace(HEALTHY, answers=answers(said(A, Health.TIMEOUT), said(B), said(C), vip=said(VIP)))
+    return textfile.render([*families(judge(seen), 1763879400.0), *fail_fast_families(SILENT)])
+
+
+# ------------------------------------------------------------------------------------------------------ the text
+
+
+def test_a_swapped_node() -> None:
+    """The VIP first, one control plane dead, which is a warning."""
+    found = samples(everything())
+    assert found['apiha_node_block_state{state="swapped"}'] == 1
+    assert sum(found[f'apiha_node_block_state{{state="{state}"}}'] for state in STATES) == 1
+    assert found[f'apiha_node_address_info{{address="{VIP.address}"}}'] == 1
+    assert found["apiha_node_vip_up"] == 1
+    assert [found[f'apiha_node_control_plane_up{{address="{plane}"}}'] for plane in (A, B, C)] == [0, 1, 1]
+    assert found[LAST_SUCCESS] == 1763879400
+    assert found['apiha_node_problems{severity="error"}'] == 0
+    assert found['apiha_node_problems{severity="warning"}'] == 1
+    assert found['apiha_node_problem{code="control-plane-down",severity="warning"}'] == 1
+    expires = f'apiha_node_certificate_expiry_timestamp_seconds{{address="{B}"}}'
+    assert found[expires] - NOW.timestamp() == 365 * 86400
+    assert f'apiha_node_certificate_expiry_timestamp_seconds{{address="{A}"}}' not in found
+
+
+def test_the_states_of_a_block() -> None:
+    """Swapped, pinned, a control-plane node's own, and neither."""
+    own = replace(HEALTHY, config=replace(HEALTHY.config, role="control-plane"))
+    hosts = replace(HEALTHY.hosts, block=block(OWN.address, A.address))
+    assert block_state(HEALTHY) == "swapped"
+    assert block_state(replace(HEALTHY, hosts=PINNED)) == "pinned"
+    assert block_state(replace(own, hosts=hosts)) == "own"
+    assert block_state(replace(HEALTHY, hosts=hosts)) == "neither"
+    assert block_state(replace(HEALTHY, hosts=replace(HEALTHY.hosts, block=None))) == "neither"
+
+
+def test_fail_fast_loaded_and_not() -> None:
+    """A breaker's state and counts, for the node and for Pods; one zero where there is no table."""
+    found = samples(textfile.render(fail_fast_families(SILENT)))
+    labels = f'{{address="{A}",clients="node"}}'
+    names = ("silent", "silences_total", "cut_connections_total", "refused_connections_total")
+    assert [found[f"apiha_node_fail_fast_{name}{labels}"] for name in names] == [1, 2, 3, 12]
+    assert found[f'apiha_node_fail_fast_silent{{address="{B}",clients="pods"}}'] == 0
+    assert samples(textfile.render(fail_fast_families(None))) == {"apiha_node_fail_fast_loaded": 0}
+
+
+def test_labels_are_escaped() -> None:
+    """By the rules of the format: backslash, quote, line feed."""
+    family = textfile.gauge("x", 'a "b"\nc\\', 0.5, label='a"\\\n')
+    assert textfile.render([family]) == (
+        '# HELP x a "b"\\nc\\\\\n# TYPE x gauge\nx{label="a\\"\\\\\\n"} 0.5\n'
+    )
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_say() -> None:
+    """Names, types and help are as Prometheus' own linter wants them."""
+    command = ["promtool", "check", "metrics"]
+    done = subprocess.run(command, input=everything(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_every_metric_is_documented() -> None:
+    """The page names each with its type and labels, and no others."""
+    listed = {
+        words(row[0]): (words(row[1]), {word.strip() for word in words(row[2]).split(",")} - {""})
+        for row in rows(section(page("monitoring.md"), "## Metrics of a node"))[1:]
+    }
+    seen = [*families(judge(replace(HEALTHY, answers=HEALTHY.answers[1:])), 0.0), *fail_fast_families(SILENT)]
+    seen += families(judge(replace(HEALTHY, hosts=PINNED)), 0.0)  # which has a problem
+    exported = {f.name: (f.kind, set(f.samples[0].labels)) for f in seen if f.samples}
+    assert listed == exported
+
+
+# --------------------------------------------------------------------------------------------------- when written
+
+
+@pytest.fixture
+def folder(node: Node, tmp_path: Path) -> Path:
+    """The collector's folder, and a node that is told of it."""
+    found = tmp_path / "textfile"
+    found.mkdir()
+    with_config(node, textfile_dir=found, insecure_skip_tls_verify=True)
+    return found
+
+
+def test_a_pass_writes_what_its_own_probes_found(node: Node, world: World, folder: Path) -> None:
+    """No address is asked once more for it; the file is one that everybody may read, and nothing else is left."""
+    world.says(VIP, READY)
+    for plane in (A, B):
+        world.says(plane, READY)
+    before = os.umask(0o077)  # as in the units
+    try:
+        with told(node):
+            reconcile(node)
+    finally:
+        os.umask(before)
+    asked = len(world.asked)
+    file = folder / textfile.NODE_FILE
+    found = samples(file.read_text())
+    assert found['apiha_node_block_state{state="swapped"}'] == 1
+    assert [found[f'apiha_node_control_plane_up{{address="{plane}"}}'] for plane in (A, B, C)] == [1, 1, 0]
+    assert found[LAST_SUCCESS] == pytest.approx(world.clock.now().timestamp())
+    assert len(world.asked) == asked
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert os.listdir(folder) == [textfile.NODE_FILE]
+
+
+def test_a_pass_that_fails_keeps_the_time_of_the_last_good_one(
+    node: Node, world: World, folder: Path
+) -> None:
+    """That is what its age is measured from; without any good pass it is 0. The failure itself goes on."""
+    file = folder / textfile.NODE_FILE
+    with pytest.raises(NoControlPlane), told(node):
+        reconcile(node)
+    assert samples(file.read_text())[LAST_SUCCESS] == 0
+    world.says(VIP, READY)
+    with told(node):
+        reconcile(node)
+    good = samples(file.read_text())[LAST_SUCCESS]
+    world.says(VIP, REFUSED)
+    world.clock.sleep(3600)
+    with pytest.raises(NoControlPlane), told(node):
+        reconcile(node)
+    assert samples(file.read_text())[LAST_SUCCESS] == good > 0
+
+
+def test_a_folder_that_cannot_be_written_fails_nothing(node: Node, world: World, log: io.StringIO) -> None:
+    """One warning that names the folder and what to do."""
+    world.says(VIP, READY)
+    with_config(node, textfile_dir=Path("/nowhere/at/all"), insecure_skip_tls_verify=True)
+    with told(node):
+        reconcile(node)
+    [warning] = [event["message"] for event in events(log) if "textfile_dir" in event["message"]]
+    assert warning.startswith("textfile_dir: /nowhere/at/all: cannot write metrics: No such file or directory")
+
+
+def test_a_dry_run_and_a_node_that_is_told_of_no_folder_write_nothing(
+    node: Node, world: World, folder: Path
+) -> None:
+    """And probes are not noted."""
+    world.says(VIP, READY)
+    node.preview = Preview(lambda _: None)
+    with told(node):
+        pass
+    node.preview = None
+    with_config(node, textfile_dir=None)
+    with told(node):
+        reconcile(node)
+    assert node.observe is None
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("action", ["on", "off"])
+def test_fail_fast_writes_what_the_kernel_says_afterwards(
+    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alone may read the table: in a file of its own."""
+    from apiha.failfast import kernel
+
+    monkeypatch.setattr(kernel, "load", lambda *_: "loaded")
+    monkeypatch.setattr(kernel, "remove", lambda *_: True)
+    monkeypatch.setattr(kernel, "read", lambda: SILENT if action == "on" else None)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"control_plane: [10.0.0.11]\ntextfile_dir: {tmp_path}\n")
+    arguments = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "fail-fast", action]
+    cli.main(arguments, standalone_mode=False, obj=Invocation())
+    found = samples((tmp_path / textfile.FAIL_FAST_FILE).read_text())
+    assert found["apiha_node_fail_fast_loaded"] == (1 if action == "on" else 0)
+
+
+# ------------------------------------------------------------------------------------------------------ the units
+
+
+def test_the_drop_in_comes_after_those_that_empty_the_list() -> None:
+    """Drop-ins are read in the order of their file names, and a later `ReadWritePaths=` adds."""
+    assert TEXTFILE.partition("/")[2] > max(name.partition("/")[2] for name in DROP_INS)
+    lines = textfile_drop_in(Path("/var/lib/x")).splitlines()
+    assert lines[1:] == ["[Service]", "ReadWritePaths=-/var/lib/x"]
+
+
+def test_install_lets_the_units_write_there_and_uninstall_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a configuration that names the folder; without it the drop-in goes again."""
+    program = ("/usr/local/bin/apiha", None)
+    monkeypatch.setattr("apiha.install.install._program", lambda tree, in_image: program)
+    root, report = tmp_path / "root", Reporter(io.StringIO())
+    config, drop_in = (root / str(path).lstrip("/") for path in (CONFIG_FILE, UNIT_DIR / TEXTFILE))
+    config.parent.mkdir(parents=True)
+    (root / "var/lib/metrics").mkdir(parents=True)
+    settings = {"vip": "10.96.0.100", "textfile_dir": "/var/lib/metrics"}
+    install(report, root=root, settings=settings)
+    assert drop_in.read_text() == textfile_drop_in(Path("/var/lib/metrics"))
+    config.write_text("vip: 10.96.0.100\n")
+    install(report, root=root)
+    assert not drop_in.exists()
+    config.write_text("vip: 10.96.0.100\ntextfile_dir: /var/lib/metrics\n")
+    install(report, root=root)
+    assert drop_in.exists()
+    for name in (textfile.NODE_FILE, textfile.FAIL_FAST_FILE, "other.prom"):
+        (root / "var/lib/metrics" / name).write_text("")
+    uninstall(report, root=root, hosts_file=Path("/etc/hosts"))
+    assert not drop_in.exists()
+    assert os.listdir(root / "var/lib/metrics") == ["other.prom"]
+
+
+def test_user_data_brings_the_drop_in() -> None:
+    """Ignition writes the units itself, so it writes this as well."""
+    settings = {"ca_file": "/etc/apiha/ca.crt", "textfile_dir": "/var/lib/metrics"}
+    files, _ = ignition(Plan(settings, "", Program(archive=b"")))
+    [text] = [file.text for file in files if file.path == UNIT_DIR / TEXTFILE]
+    assert text == "[Service]\nReadWritePaths=-/var/lib/metrics\n"
+
+
+@pytest.mark.parametrize(
+    "path", ["relative", "/with space", "/a%n", '/a"b', "/a\nExecStart=/bin/sh", "/a/../b", "/"]
+)
+def test_a_path_that_would_not_stand_in_a_unit_is_refused(path: str) -> None:
+    """It stands in a unit as it is."""
+    with pytest.raises(ConfigError, match="textfile_dir"):
+        load(None, {}, {"textfile_dir": path})
+    assert Config().textfile_dir is None
+
+
+def test_every_family_of_metrics_begins_alike() -> None:
+    """`apiha_node_…`, so that one match finds them all."""
+    names = re.findall(r"^# TYPE (\S+)", everything(), re.MULTILINE)
+    assert len(names) > 10
+    assert [name for name in names if not name.startswith("apiha_node_")] == []
