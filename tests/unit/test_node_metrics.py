@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from apiha import textfile
 from apiha.cli.main import cli
@@ -132,6 +134,45 @@ def test_every_metric_is_documented() -> None:
     seen += families(judge(replace(HEALTHY, hosts=PINNED)), 0.0)  # which has a problem
     exported = {f.name: (f.kind, set(f.samples[0].labels)) for f in seen if f.samples}
     assert listed == exported
+
+
+# ----------------------------------------------------------------------------------------- alerts and the dashboard
+
+
+@needs_promtool
+def test_each_alert_about_nodes_fires_for_what_it_is_for_and_for_nothing_else() -> None:
+    """As Prometheus itself evaluates them."""
+    folder = REPOSITORY / "deploy/prometheus"
+    command = ["promtool", "test", "rules", "apiha-node-rules-test.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_the_dashboard_s_queries_about_nodes_are_valid(tmp_path: Path) -> None:
+    """With Grafana's variables filled in, promtool reads each."""
+    document = json.loads((REPOSITORY / "deploy/grafana/apiha.json").read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in document["panels"] for target in panel.get("targets", [])]
+    rules = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+        if "apiha_node_" in query
+    ]
+    assert len(rules) > 8
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    command = ["promtool", "check", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", ["deploy/prometheus/apiha-rules.yaml", "deploy/grafana/apiha.json"])
+def test_alerts_and_dashboard_use_metrics_that_nodes_write(file: str) -> None:
+    """A misspelt one would never be seen to be missing."""
+    used = set(re.findall(r"\bapiha_node_\w+", (REPOSITORY / file).read_text(encoding="utf-8")))
+    exported = set(re.findall(r"^# TYPE (\S+)", everything(), re.MULTILINE))
+    assert used
+    assert used - exported == set()
 
 
 # --------------------------------------------------------------------------------------------------- when written
