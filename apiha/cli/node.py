@@ -7,11 +7,15 @@ Modules are imported inside the commands that need them: a worker's boot waits f
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured, print_result
 from apiha.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from apiha.status.model import Status
 
 
 @click.command("probe", short_help="Ask all control planes and the VIP at once.")
@@ -146,27 +150,60 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
 @click.command("status", short_help="Say what is wrong with this node.")
 @configured
 @OUTPUT
-def status_command(invocation: Invocation, output: str) -> int:
+@click.option("--watch", "watched", is_flag=True, help="Look again every 2 s and redraw, until ^C.")
+def status_command(invocation: Invocation, output: str, watched: bool) -> int:
     """Say what the block says, what answers, what the units do, and what is wrong.
 
     Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error; 5 with
     a configuration that cannot be used: what can be told without is told all the same.
     """
-    from apiha.status.checks import judge
-    from apiha.status.machine import look, look_unconfigured
     from apiha.status.show import status_json, status_text
 
-    unusable = None
-    try:
-        seen = look(invocation.config(), invocation.hosts_file, invocation.state_dir)
-    except ConfigError as error:
-        unusable = error
-        seen = look_unconfigured(error, invocation.hosts_file, invocation.state_dir)
-    status = judge(seen)
+    if watched:
+        if output == "json":
+            raise click.UsageError("--watch is for people: give it without -o json, or repeat `apiha status -o json`")
+        return _watch(invocation)
+    status, unusable = _status_now(invocation)
     print_result(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
     if unusable is not None:
         raise unusable  # its line on stderr, its exit code
     return status.exit_code
+
+
+def _status_now(invocation: Invocation) -> tuple[Status, ConfigError | None]:
+    """The status, and why the configuration cannot be used if that is so."""
+    from apiha.status.checks import judge
+    from apiha.status.machine import look, look_unconfigured
+
+    try:
+        return judge(look(invocation.config(), invocation.hosts_file, invocation.state_dir)), None
+    except ConfigError as error:
+        return judge(look_unconfigured(error, invocation.hosts_file, invocation.state_dir)), error
+
+
+def _watch(invocation: Invocation) -> int:
+    import io
+    import os
+    import sys
+    from dataclasses import replace
+
+    from apiha.clock import SystemClock
+    from apiha.log import Reporter
+    from apiha.status.watch import watch
+
+    quiet = replace(invocation)  # a warning at each look would spoil the screen; the status has what matters
+    quiet.report = Reporter(io.StringIO())
+
+    def size() -> tuple[int, int]:
+        return os.get_terminal_size(sys.stdout.fileno())
+
+    def write(text: str) -> None:
+        print_result(text, newline=False)
+
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    if terminal:
+        write("\x1b[2J")
+    return watch(lambda: _status_now(quiet)[0], write, SystemClock(), size if terminal else None)
 
 
 @click.command("unpin", short_help="Remove the block from the hosts file.")
