@@ -7,6 +7,7 @@ Modules are imported inside the commands that need them: a worker's boot waits f
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -161,7 +162,9 @@ def status_command(invocation: Invocation, output: str, watched: bool) -> int:
 
     if watched:
         if output == "json":
-            raise click.UsageError("--watch is for people: give it without -o json, or repeat `apiha status -o json`")
+            raise click.UsageError(
+                "--watch is for people: give it without -o json, or repeat `apiha status -o json`"
+            )
         return _watch(invocation)
     status, unusable = _status_now(invocation)
     print_result(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
@@ -206,6 +209,39 @@ def _watch(invocation: Invocation) -> int:
     return watch(lambda: _status_now(quiet)[0], write, SystemClock(), size if terminal else None)
 
 
+@click.command("report", short_help="Put what an issue needs into one archive.")
+@configured
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@DRY_RUN
+def report_command(invocation: Invocation, file: Path | None) -> None:
+    """Put everything that an issue needs into one archive, FILE, and say first what is in it.
+
+    The status, the settings, what the units said since the boot, apiha's nftables tables, the hosts file. Lines of the
+    hosts file outside the block are masked, in all of it, as is what looks like a key, a token or a password. No
+    certificate and no key is read for it. Run it as root. FILE: apiha-report-TIME.tar.gz in this folder.
+    """
+    import sys
+
+    from apiha.clock import SystemClock
+    from apiha.columns import columns
+    from apiha.hosts import HostsFile
+    from apiha.status.report import archive, collect, write
+
+    now = SystemClock().now()
+    path = file or Path(f"apiha-report-{now.strftime('%Y%m%dT%H%M%SZ')}.tar.gz")
+    status, unusable = _status_now(invocation)
+    pieces = collect(status, unusable, HostsFile(invocation.hosts_file, state_dir=invocation.state_dir))
+    rows = [[piece.name, f"{len(piece.data)} bytes", piece.what] for piece in pieces]
+    print_result(f"In {path}:\n{columns(rows, indent='  ')}")
+    if invocation.preview is not None:
+        return
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    if asked and not click.confirm("Write it?", default=True, err=True):
+        return
+    write(path, archive(pieces, now))
+    invocation.report.info(f"wrote {path}: look through it before you attach it; it names your addresses")
+
+
 @click.command("unpin", short_help="Remove the block from the hosts file.")
 @configured
 @DRY_RUN
@@ -234,5 +270,6 @@ COMMANDS = (
     bootstrap_command,
     reconcile_command,
     status_command,
+    report_command,
     unpin_command,
 )

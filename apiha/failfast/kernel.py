@@ -72,6 +72,15 @@ def read() -> Table | None:
     return replace(table, knocks=all(layouts.get(name) == table.layout for name in rules.KNOCK_TABLES))
 
 
+def text() -> str:
+    """apiha's tables as `nft` prints them for people; empty if none is loaded. Raises Unsupported, NotPermitted."""
+    shown = [_nft("list", "table", *name.split()) for name in _present()]
+    failed = next((answer for answer in shown if not answer.ok and not answer.missing), None)
+    if failed is not None:
+        raise _failure("cannot read nftables", failed)
+    return "".join(answer.stdout for answer in shown)
+
+
 def load(endpoints: Iterable[Endpoint], mode: rules.Mode, preview: Preview | None = None) -> Done:
     """Have the kernel watch these control planes. One transaction; where the layout is the same, state is kept.
 

@@ -51,7 +51,8 @@ def frame(text: str, columns: int, lines: int) -> str:
         height = max(1, -(-len(row) // max(1, columns)))  # long ones go on in the next line of the terminal
         last = number == len(rows) - 1
         if height > left - (0 if last else 1):
-            shown.append(f"... {len(rows) - number} more lines: make the window larger, or run it without --watch")
+            more = len(rows) - number
+            shown.append(f"... {more} more lines: make the window larger, or run it without --watch")
             break
         shown.append(row)
         left -= height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -85,3 +86,26 @@ def test_json_is_not_watched() -> None:
     """Whoever wants that has a loop of his own."""
     with pytest.raises(click.UsageError, match="--watch is for people"):
         cli.main(["status", "--watch", "-o", "json"], standalone_mode=False, obj=Invocation())
+
+
+def test_the_command_goes_on_with_a_configuration_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While somebody edits the file, say; ^C ends it with the exit code for that, and stderr stays clean."""
+    config = tmp_path / "config.yaml"
+    config.write_text("vips: 10.96.0.100\n")
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    pauses: list[float] = []
+
+    def sleep(_: object, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("apiha.clock.SystemClock.sleep", sleep)
+    options = ["--config", str(config), "--hosts-file", str(tmp_path / "hosts"), "--state-dir", str(tmp_path)]
+    code = cli.main([*options, "status", "--watch"], standalone_mode=False, obj=Invocation())
+    assert (code, pauses) == (ExitCode.CONFIG, [INTERVAL] * 2)
+    captured = capsys.readouterr()
+    assert captured.out.count("'vips': unknown key; did you mean vip?") == 2
+    assert captured.err == ""
