@@ -19,6 +19,7 @@ from apiha import textfile
 from apiha.cli.main import cli
 from apiha.cli.options import Invocation
 from apiha.config import Config, load
+from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, NoControlPlane
 from apiha.failfast.metrics import families as fail_fast_families
 from apiha.failfast.table import Breaker, Table
@@ -26,6 +27,7 @@ from apiha.install.install import install, uninstall
 from apiha.install.units import DROP_INS, TEXTFILE, textfile_drop_in
 from apiha.log import Reporter
 from apiha.node.context import Node
+from apiha.node.pin import pin
 from apiha.node.reconcile import reconcile
 from apiha.paths import CONFIG_FILE, UNIT_DIR
 from apiha.preview import Preview
@@ -252,6 +254,49 @@ def test_a_dry_run_and_a_node_that_is_told_of_no_folder_write_nothing(
         reconcile(node)
     assert node.observe is None
     assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("command", ["reconcile", "pin-host"])
+def test_the_commands_write_what_real_probes_found(command: str, tmp_path: Path) -> None:
+    """Nothing listens on the port; the command fails as ever, and says what it saw."""
+    config, metrics = tmp_path / "config.yaml", tmp_path / "metrics"
+    metrics.mkdir()
+    config.write_text(
+        "port: 9\ncontrol_plane: [127.0.0.11, 127.0.0.12]\nvip: 127.0.0.100\ninsecure_skip_tls_verify: true\n"
+        f"textfile_dir: {metrics}\n"
+    )
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    options = ["--hosts-file", str(tmp_path / "hosts"), "--state-dir", str(tmp_path / "state")]
+    with pytest.raises(NoControlPlane):
+        cli.main(["--config", str(config), *options, command], standalone_mode=False, obj=Invocation())
+    found = samples((metrics / textfile.NODE_FILE).read_text())
+    assert {name: value for name, value in found.items() if "control_plane_up" in name} == {
+        'apiha_node_control_plane_up{address="127.0.0.11:9"}': 0,
+        'apiha_node_control_plane_up{address="127.0.0.12:9"}': 0,
+    }
+    assert ("apiha_node_vip_up" in found) is (command == "reconcile")
+    assert found['apiha_node_block_state{state="neither"}'] == 1
+    assert found[LAST_SUCCESS] == 0
+    assert found['apiha_node_problem{code="no-block",severity="error"}'] == 1
+
+
+def test_a_control_plane_node_asks_in_its_reconcile_alone(node: Node, world: World, folder: Path) -> None:
+    """A boot that waits for a pin is not held up by it."""
+    with_config(node, role="control-plane", control_plane=(Endpoint("127.0.0.11", 9),), port=9, vip=None)
+    file = folder / textfile.NODE_FILE
+    with told(node):
+        pin(node)
+    found = samples(file.read_text())
+    assert found['apiha_node_block_state{state="own"}'] == 1
+    assert [name for name in found if "control_plane_up" in name] == []
+    with told(node, ask=True):
+        reconcile(node)
+    found = samples(file.read_text())
+    assert {name: value for name, value in found.items() if "control_plane_up" in name} == {
+        'apiha_node_control_plane_up{address="127.0.0.1:9"}': 0,
+        'apiha_node_control_plane_up{address="127.0.0.11:9"}': 0,
+    }
+    assert world.asked == []
 
 
 @pytest.mark.parametrize("action", ["on", "off"])
