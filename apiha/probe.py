@@ -98,7 +98,7 @@ class Prober:
         """
         self.host = host
         self.doubts: tuple[str, ...] = ()  # warnings about how the CA was found
-        self.observe: Callable[[ProbeResult], None] | None = None  # told of each result, in the probe's thread
+        self.observe: Callable[[ProbeResult], None] | None = None  # told of each result
         self._headers = headers
         self.timeout = timeout
         # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the

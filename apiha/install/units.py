@@ -32,7 +32,7 @@ DROP_INS = (
     "apiha-failfast.service.d/20-netfilter.conf",
     "apiha-failfast-refresh.service.d/20-systemd.conf",
 )
-# Written by `apiha install` where textfile_dir is set. Its number comes after those above: one of them empties the list.
+# Written by `apiha install` where textfile_dir is set. Its number comes after those above, which empty the list.
 TEXTFILE = "apiha-.service.d/30-textfile.conf"
 KUBELET_HTTP2 = "kubelet.service.d/20-apiha-http2.conf"
 SYSTEMCTL_TIMEOUT = 90.0  # seconds; systemd's own DefaultTimeoutStopSec

@@ -95,7 +95,7 @@ def test_what_messages_quote_of_such_lines_is_masked_as_well() -> None:
 )
 def test_what_looks_like_a_secret_is_masked(secret: str) -> None:
     """Whoever wrote it there."""
-    text = f"proxy http://{secret}@proxy" if secret == "user:pass" else f"a {secret}"  # noqa: S105 (no password)
+    text = f"proxy http://{secret}@proxy" if secret == "user:pass" else f"a {secret}"
     assert secret not in masked(text, [], [])
     assert "(secret)" in masked(text, [], [])
 
@@ -121,7 +121,7 @@ def test_the_settings_are_those_that_were_set() -> None:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node with a private hosts file, a journal that quotes it, and no nft; it is run in its folder."""
     (tmp_path / "hosts").write_bytes(HOSTS)
-    journal = f"apiha: error: /etc/hosts:4: '10.9.8.7 payroll.corp.example {HOST} # secret project' names it\n"
+    journal = f"apiha: error: /etc/hosts:4: '10.9.8.7 payroll.corp.example {HOST} # secret project'\n"
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert command[0] == "journalctl"

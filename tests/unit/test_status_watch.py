@@ -18,11 +18,14 @@ from apiha.status.watch import INTERVAL, frame, watch
 from tests.support.world import FakeClock
 from tests.unit.test_status import HEALTHY, A, B, C, answers, said
 
+TWO_MORE = "... 2 more lines: make the window larger, or run it without --watch"
+
 
 class Impatient(FakeClock):
     """A clock whose user presses ^C in the third pause."""
 
     def sleep(self, seconds: float) -> None:
+        """Two of them pass."""
         super().sleep(seconds)
         if len(self.sleeps) == 3:
             raise KeyboardInterrupt
@@ -72,8 +75,8 @@ def test_a_look_that_is_interrupted_keeps_the_code_of_the_one_before() -> None:
     [
         ("a\nb", 10, 3, ["a", "b"]),
         ("a\nb", 10, 24, ["a", "b"]),
-        ("a\nb\nc\nd", 80, 4, ["a", "b", "... 2 more lines: make the window larger, or run it without --watch"]),
-        ("abcdef\nb\nc", 3, 4, ["abcdef", "... 2 more lines: make the window larger, or run it without --watch"]),
+        ("a\nb\nc\nd", 80, 4, ["a", "b", TWO_MORE]),
+        ("abcdef\nb\nc", 3, 4, ["abcdef", TWO_MORE]),
         ("", 0, 0, [""]),
     ],
 )
