@@ -6,10 +6,12 @@ The format: https://prometheus.io/docs/instrumenting/exposition_formats/#text-ba
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from apiha import files
 
 NODE_FILE = "apiha_node.prom"  # written by pin-host, wait-vip, bootstrap and reconcile
 FAIL_FAST_FILE = "apiha_failfast.prom"  # written by fail-fast, which alone may read the kernel's table
+LONGEST_WRITE = 2.0  # seconds; it takes milliseconds, and kubelet waits for the pin that writes
 _ESCAPES = {"\\": r"\\", "\n": r"\n", '"': r"\""}
 
 
@@ -56,27 +59,53 @@ def render(families: Iterable[Family]) -> str:
 
 
 def value_of(name: str, text: str) -> float | None:
-    """The value of a metric without labels in such a text; None if it is not there."""
+    """The value of a metric without labels in such a text; None if it is not there, or not a finite number."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     try:
-        return float(found[1]) if found else None
+        value = float(found[1]) if found else math.nan
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
-def read(folder: Path, name: str) -> str:
-    """What an earlier run wrote; empty if that cannot be read."""
+def put(folder: Path, name: str, make: Callable[[str], str], warn: Callable[[str], None]) -> None:
+    """Replace the file by what `make` makes of its old text. Never raises: `warn` gets one line if it fails.
+
+    Nobody waits longer than `LONGEST_WRITE` for it: the folder may be on a server that is gone.
+    """
+    failures: list[str] = []
+
+    def work() -> None:
+        try:
+            write(folder, name, make(_read(folder, name)))
+        except OSError as error:
+            failures.append(_explain(folder, error))
+        except Exception as error:  # whatever it is, the block matters more
+            failures.append(f"metrics not written: {type(error).__name__}: {error}")
+
+    worker = threading.Thread(target=work, daemon=True)
     try:
-        return files.read(str(folder / name))[0].decode("utf-8", "replace")
-    except OSError:
-        return ""
+        worker.start()
+    except RuntimeError as error:  # no thread to be had
+        failures.append(f"metrics not written: {error}")
+    else:
+        worker.join(LONGEST_WRITE)
+        if worker.is_alive():
+            failures.append(
+                f"textfile_dir: {folder}: no answer within {LONGEST_WRITE:g} s, so no metrics were written"
+            )
+    for line in tuple(failures):
+        warn(line)
 
 
 def write(folder: Path, name: str, text: str) -> None:
-    """Put the file in its place, whole: the collector never reads half of it. Everybody may read it. Raises OSError."""
+    """Put the file in its place, whole: the collector never reads half of it. Everybody may read it. Raises OSError.
+
+    It does not have to survive a power cut: the next boot writes another one.
+    """
     path = str(folder / name)
     files.sweep(path, now=time.time())  # what killed runs left
-    files.write_whole(path, text.encode(), lambda descriptor: os.fchmod(descriptor, 0o644))
+    files.write_whole(path, text.encode(), lambda descriptor: os.fchmod(descriptor, 0o644), durable=False)
 
 
 def written(folder: Path) -> list[Path]:
@@ -84,7 +113,15 @@ def written(folder: Path) -> list[Path]:
     return [folder / name for name in (NODE_FILE, FAIL_FAST_FILE) if os.path.lexists(folder / name)]
 
 
-def explain(folder: Path, error: OSError) -> str:
+def _read(folder: Path, name: str) -> str:
+    """What an earlier run wrote; empty if that cannot be read."""
+    try:
+        return files.read(str(folder / name))[0].decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _explain(folder: Path, error: OSError) -> str:
     """Why the metrics were not written, and what to do about it."""
     return (
         f"textfile_dir: {folder}: cannot write metrics: {error.strerror or error}; the folder must exist and belong to "

@@ -105,10 +105,8 @@ def _write_metrics(invocation: Invocation) -> None:
         table = kernel.read()
     except ApihaError:  # this machine cannot do it, or the name is taken: it is not loaded
         table = None
-    try:
-        textfile.write(folder, textfile.FAIL_FAST_FILE, textfile.render(families(table)))
-    except OSError as error:
-        invocation.report.warning(textfile.explain(folder, error))
+    text = textfile.render(families(table))
+    textfile.put(folder, textfile.FAIL_FAST_FILE, lambda _: text, invocation.report.warning)
 
 
 def _status(invocation: Invocation, output: str) -> int:

@@ -7,6 +7,7 @@ Modules are imported inside the commands that need them: a worker's boot waits f
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,17 @@ from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured,
 from apiha.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from apiha.node.context import Node
     from apiha.status.model import Status
+
+
+def _told(node: Node, *, ask: bool = False) -> AbstractContextManager[None]:
+    """Around a pass: `apiha.status.textfile.told`, which is loaded only where somebody wants metrics."""
+    if node.config.textfile_dir is None:
+        return nullcontext()
+    from apiha.status.textfile import told
+
+    return told(node, ask=ask)
 
 
 @click.command("probe", short_help="Ask all control planes and the VIP at once.")
@@ -62,7 +73,6 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
     prove itself all the same.
     """
     from apiha.node.pin import pin
-    from apiha.status.textfile import told
 
     if address is not None:
         from apiha.endpoint import Endpoint
@@ -72,7 +82,7 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="ADDRESS") from None
     node = invocation.node()
-    with told(node):
+    with _told(node):
         pin(node, address=address, wait=wait)
 
 
@@ -92,10 +102,9 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     Meanwhile the pinned control plane is looked at, and another one is pinned when it dies.
     """
     from apiha.node.wait import wait_vip
-    from apiha.status.textfile import told
 
     node = invocation.node()
-    with told(node):
+    with _told(node):
         wait_vip(node, timeout=timeout or None)
 
 
@@ -117,10 +126,9 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
     Before kubelet runs on this node the VIP cannot answer (kubelet starts kube-proxy): use --pin-only there.
     """
     from apiha.node.wait import bootstrap
-    from apiha.status.textfile import told
 
     node = invocation.node()
-    with told(node):
+    with _told(node):
         bootstrap(node, pin_only=pin_only, timeout=timeout or None)
 
 
@@ -139,12 +147,11 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
     code 3. Run by apiha-reconcile.timer and, when the hosts file changes, by apiha-reconcile.path.
     """
     from apiha.node import reconcile
-    from apiha.status.textfile import told
 
     node = invocation.node()
     if settle:
         reconcile.settle(node)
-    with told(node, ask=True):
+    with _told(node, ask=True):
         reconcile.reconcile(node)
 
 
@@ -198,14 +205,14 @@ def _watch(invocation: Invocation) -> int:
     quiet.report = Reporter(io.StringIO())
 
     def size() -> tuple[int, int]:
-        return os.get_terminal_size(sys.stdout.fileno())
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+        return columns or 80, lines or 24  # a serial line does not know its size
 
     def write(text: str) -> None:
         print_result(text, newline=False)
 
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    if terminal:
-        write("\x1b[2J")
+    draws = os.environ.get("TERM", "dumb") != "dumb"
+    terminal = draws and sys.stdout is not None and sys.stdout.isatty()
     return watch(lambda: _status_now(quiet)[0], write, SystemClock(), size if terminal else None)
 
 
@@ -225,10 +232,11 @@ def report_command(invocation: Invocation, file: Path | None) -> None:
     from apiha.clock import SystemClock
     from apiha.columns import columns
     from apiha.hosts import HostsFile
-    from apiha.status.report import archive, collect, write
+    from apiha.status.report import archive, collect, require_new, write
 
     now = SystemClock().now()
     path = file or Path(f"apiha-report-{now.strftime('%Y%m%dT%H%M%SZ')}.tar.gz")
+    require_new(path)
     status, unusable = _status_now(invocation)
     pieces = collect(status, unusable, HostsFile(invocation.hosts_file, state_dir=invocation.state_dir))
     rows = [[piece.name, f"{len(piece.data)} bytes", piece.what] for piece in pieces]

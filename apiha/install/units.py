@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -52,6 +53,12 @@ def textfile_drop_in(folder: Path) -> str:
 [Service]
 ReadWritePaths=-{folder}
 """
+
+
+def folder_of(drop_in: str) -> Path | None:
+    """The folder that such a drop-in names; None for a text that is not one."""
+    found = re.search(r"^ReadWritePaths=-(/\S+)$", drop_in, re.MULTILINE)
+    return None if found is None or ".." in found[1].split("/") else Path(found[1])
 
 
 def wanted_by(unit: str) -> list[str]:

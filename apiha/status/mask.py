@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from functools import partial
 
 from apiha.hosts.adopt import ADOPTED, original_of
 from apiha.hosts.lines import Entry, gives, name_key, read_entry, show
@@ -24,6 +25,7 @@ _COMMON = frozenset(
         b"apiha",  # would blank the program's own name
     }
 )
+_WORD = re.compile(r"[\w.-]+")  # what a host name stands in
 _SHORTEST = 3  # letters; a shorter name is in too many words
 # apiha writes none of these; the journal quotes other programs, and a configuration may hold anything.
 _SECRETS = (
@@ -69,10 +71,25 @@ def masked(text: str, lines: Sequence[str], names: Sequence[str]) -> str:
     for line in lines:
         if len(line) >= 2 * _SHORTEST:
             text = text.replace(line, "(a line of the hosts file)")
-    if names:
-        either = "|".join(map(re.escape, names))
+    text = _WORD.sub(partial(_hidden, {name.lower() for name in names}), text)
+    odd = [name for name in names if not _WORD.fullmatch(name)]  # not a host name, but resolvers take it
+    if odd:
+        either = "|".join(map(re.escape, odd))
         text = re.sub(rf"(?<![\w.-])(?:{either})(?![\w-])", "(name)", text, flags=re.IGNORECASE)
     return text
+
+
+def _hidden(names: Set[str], found: re.Match[str]) -> str:
+    """A word without the name that it is, or begins with: `worker-7.` at the end of a sentence.
+
+    Looked up, since a hosts file may hold 100,000 names.
+    """
+    word, end = found[0], len(found[0])
+    while end > 0:
+        if word[:end].lower() in names:
+            return f"(name){word[end:]}"
+        end = word.rfind(".", 0, end)
+    return word
 
 
 def _foreign(data: bytes, host: str) -> Iterator[bytes]:

@@ -26,6 +26,7 @@ from apiha.status.model import Status
 from apiha.status.show import status_json, status_text
 
 FOLDER = "apiha-report"  # in the archive
+CANNOT_READ = "cannot be read: "  # so begins what stands in the place of a piece
 JOURNAL_LINES = 5000  # of this boot; a node that is well writes some ten a day
 _JOURNAL_TIMEOUT = 30.0  # seconds; a journal on a slow disk takes its time
 
@@ -45,16 +46,17 @@ class Piece:
 
 
 def collect(status: Status, unusable: ConfigError | None, hosts: HostsFile) -> list[Piece]:
-    """All pieces. What cannot be had says why instead; nothing is raised."""
+    """All pieces. One that cannot be read says why instead; nothing is raised."""
     host = status.seen.config.host
     try:
         data = hosts.read()
     except ApihaError as error:
-        data, hosts_piece = b"", f"not there: {error}"
+        data, hosts_piece = b"", f"{CANNOT_READ}{error}"
     else:
         hosts_piece = hosts_text(data, host)
     lines, names = foreign_words(data, host)
-    lines += [json.dumps(line, ensure_ascii=False)[1:-1] for line in lines]  # as they stand in JSON
+    in_json = (json.dumps(line, ensure_ascii=False)[1:-1] for line in lines)
+    lines += [line for line in in_json if "\\" in line]  # the others stand there as they are
     parts: list[tuple[str, str, Callable[[], str]]] = [
         ("about.txt", "versions of apiha, Python, the distribution, the kernel", _about),
         ("status.txt", "what `apiha status` says", lambda: status_text(status)),
@@ -101,23 +103,37 @@ def archive(pieces: list[Piece], now: datetime) -> bytes:
     return packed.getvalue()
 
 
+def require_new(path: Path) -> None:
+    """Raises ApihaError if something is there already: nothing is overwritten."""
+    if os.path.lexists(path):
+        raise _there(path)
+
+
 def write(path: Path, data: bytes) -> None:
-    """Write a new file for this user alone. Raises ApihaError; never overwrites one."""
+    """Write a new file for this user alone, or none. Raises ApihaError; never overwrites one."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+        except OSError:
+            path.unlink()
+            raise
     except FileExistsError:
-        raise ApihaError(f"{path} is there already: give another FILE") from None
+        raise _there(path) from None
     except OSError as error:
         raise ApihaError(f"{path}: cannot write the report: {error.strerror or error}") from None
+
+
+def _there(path: Path) -> ApihaError:
+    return ApihaError(f"{path} is there already: give another FILE")
 
 
 def _text(get: Callable[[], str]) -> str:
     try:
         return get()
     except (ApihaError, OSError, subprocess.SubprocessError, ValueError) as error:
-        return f"not there: {error}"
+        return f"{CANNOT_READ}{error}"
 
 
 def _about() -> str:
@@ -142,10 +158,12 @@ def _journal() -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=_JOURNAL_TIMEOUT, check=False
     )
+    said = " ".join(done.stderr.split())
     if done.returncode != 0:
-        said = " ".join(done.stderr.split())
         raise ApihaError(said or f"journalctl ended with exit code {done.returncode}")
-    return done.stdout or "the units have said nothing since the boot"
+    if all(line.startswith("-- ") for line in done.stdout.splitlines()):  # "-- No entries --"
+        return f"the units have said nothing since the boot{f' ({said})' if said else ''}"
+    return done.stdout
 
 
 def _tables() -> str:

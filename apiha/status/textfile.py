@@ -30,12 +30,12 @@ def told(node: Node, *, ask: bool = False) -> Iterator[None]:
     try:
         yield
     except ApihaError:
-        write(node, seen, good=False, ask=ask)
+        _write(node, seen, good=False, ask=ask)
         raise
-    write(node, seen, good=True, ask=ask)
+    _write(node, seen, good=True, ask=ask)
 
 
-def write(node: Node, seen: dict[Endpoint, ProbeResult], *, good: bool, ask: bool) -> None:
+def _write(node: Node, seen: dict[Endpoint, ProbeResult], *, good: bool, ask: bool) -> None:
     """Write the metrics; `good` is whether the pass did what it is for. What goes wrong is only logged."""
     folder = node.config.textfile_dir
     assert folder is not None
@@ -47,11 +47,15 @@ def write(node: Node, seen: dict[Endpoint, ProbeResult], *, good: bool, ask: boo
 
         now = node.clock.now()
         results = list(seen.values())  # probes that lost a race may still be answered
-        looked = look_after_pass(node.config, node.hosts.path, node.state_dir, results, now=now, ask=ask)
-        before = textfile.value_of(LAST_SUCCESS, textfile.read(folder, textfile.NODE_FILE))
-        last = now.timestamp() if good else before or 0.0
-        textfile.write(folder, textfile.NODE_FILE, textfile.render(families(judge(looked), last)))
-    except OSError as error:
-        node.report.warning(textfile.explain(folder, error))
+        status = judge(
+            look_after_pass(node.config, node.hosts.path, node.state_dir, results, now=now, ask=ask)
+        )
+
+        def text(before: str) -> str:
+            # The clock may have been ahead: nothing happened later than now.
+            last = now.timestamp() if good else textfile.value_of(LAST_SUCCESS, before) or 0.0
+            return textfile.render(families(status, min(last, now.timestamp())))
+
+        textfile.put(folder, textfile.NODE_FILE, text, node.report.warning)
     except Exception as error:  # whatever it is, the block matters more
         node.report.warning(f"metrics not written: {type(error).__name__}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from datetime import datetime
 
@@ -25,13 +26,19 @@ def watch(
 
     `size` gives the terminal's columns and lines; None where there is no terminal: then one status follows the other.
     """
-    code = ExitCode.OK
+    code, begun = ExitCode.OK, False
     try:
         while True:
             status = look()
             code = status.exit_code
             text = f"{_title(clock.now())}\n\n{status_text(status)}"
-            write(f"{text}\n\n" if size is None else frame(text, *size()))
+            if size is None:
+                write(f"{text}\n\n")
+            else:
+                columns, lines = size()
+                # What the screen shows so far scrolls out of sight, and can be scrolled back to.
+                write(("" if begun else "\n" * lines) + frame(text, columns, lines))
+            begun = True
             clock.sleep(INTERVAL)
     except KeyboardInterrupt:
         if size is not None:
@@ -44,19 +51,36 @@ def frame(text: str, columns: int, lines: int) -> str:
 
     What does not fit into the terminal's height is left out at the end, and counted.
     """
-    left = max(2, lines) - 1  # the last line stays free: a line feed there would scroll
+    columns = max(1, columns)
+    left = max(2, lines) - 1  # the last line stays free for the cursor: a line feed there would scroll
     rows = text.split("\n")
     shown: list[str] = []
     for number, row in enumerate(rows):
-        height = max(1, -(-len(row) // max(1, columns)))  # long ones go on in the next line of the terminal
+        height = max(1, -(-_width(row) // columns))  # long ones go on in the next line of the terminal
         last = number == len(rows) - 1
         if height > left - (0 if last else 1):
             more = len(rows) - number
-            shown.append(f"... {more} more lines: make the window larger, or run it without --watch")
+            shown.append(
+                f"... {more} more lines: make the window larger, or run it without --watch"[:columns]
+            )
             break
         shown.append(row)
         left -= height
-    return _HOME + "\n".join(f"{row}{_END_OF_LINE}" for row in shown) + _BELOW
+    return _HOME + "".join(f"{_drawn(row, columns)}\n" for row in shown) + _BELOW
+
+
+def _drawn(row: str, columns: int) -> str:
+    """The row, and nothing behind it. Behind one that ends in the last column the cursor stands on its last letter."""
+    width = _width(row)
+    return row if width and width % columns == 0 else f"{row}{_END_OF_LINE}"
+
+
+def _width(row: str) -> int:
+    """How many columns it takes: Chinese letters two each (Unicode annex 11), combining ones none."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in row
+    )
 
 
 def _title(now: datetime) -> str:

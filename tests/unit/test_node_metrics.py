@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +22,12 @@ from apiha.cli.main import cli
 from apiha.cli.options import Invocation
 from apiha.config import Config, load
 from apiha.endpoint import Endpoint
-from apiha.errors import ConfigError, NoControlPlane
+from apiha.errors import ConfigError, ExitCode, NoControlPlane
 from apiha.failfast.metrics import families as fail_fast_families
 from apiha.failfast.table import Breaker, Table
-from apiha.install.install import install, uninstall
-from apiha.install.units import DROP_INS, TEXTFILE, textfile_drop_in
+from apiha.install.install import _doubt, _remove_metrics, install, uninstall
+from apiha.install.tree import Tree
+from apiha.install.units import DROP_INS, TEXTFILE, folder_of, textfile_drop_in
 from apiha.log import Reporter
 from apiha.node.context import Node
 from apiha.node.pin import pin
@@ -240,6 +243,92 @@ def test_a_folder_that_cannot_be_written_fails_nothing(node: Node, world: World,
     assert warning.startswith("textfile_dir: /nowhere/at/all: cannot write metrics: No such file")
 
 
+def test_a_folder_that_cannot_be_written_changes_no_exit_code_of_fail_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the kernel said is what counts."""
+    from apiha.failfast import kernel
+
+    def missing(*_: object) -> str:
+        raise kernel.Unsupported("the program `nft` is not installed")
+
+    monkeypatch.setattr(kernel, "load", missing)
+    monkeypatch.setattr(kernel, "read", missing)
+    config = tmp_path / "config.yaml"
+    config.write_text("control_plane: [10.0.0.11]\ntextfile_dir: /nowhere/at/all\n")
+    arguments = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "fail-fast", "on"]
+    code = cli.main(arguments, standalone_mode=False, obj=Invocation())
+    assert code == ExitCode.UNSUPPORTED
+    assert "textfile_dir: /nowhere/at/all: cannot write metrics" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_keeps_the_file_that_is_there(
+    node: Node, world: World, folder: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else stays either, and the pass is as good as any."""
+    (folder / textfile.NODE_FILE).write_text("old 1\n")
+    world.says(VIP, READY)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with told(node):
+        reconcile(node)
+        monkeypatch.setattr("apiha.files.overwrite", full)
+    assert (folder / textfile.NODE_FILE).read_text() == "old 1\n"
+    assert os.listdir(folder) == [textfile.NODE_FILE]
+    [warning] = [event["message"] for event in events(log) if "textfile_dir" in event["message"]]
+    assert "cannot write metrics: No space left on device" in warning
+
+
+def test_a_folder_that_never_answers_holds_nobody(
+    node: Node, world: World, folder: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is gone, say: kubelet waits for the pin that writes there."""
+    world.says(VIP, READY)
+    hangs = threading.Event()
+    monkeypatch.setattr("apiha.textfile.LONGEST_WRITE", 0.01)
+    monkeypatch.setattr("apiha.textfile.write", lambda *_: hangs.wait(30))
+    with told(node):
+        reconcile(node)
+    hangs.set()
+    [warning] = [event["message"] for event in events(log) if "textfile_dir" in event["message"]]
+    assert warning == f"textfile_dir: {folder}: no answer within 0.01 s, so no metrics were written"
+
+
+def test_whatever_goes_wrong_with_metrics_is_only_logged(
+    node: Node, world: World, folder: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in the looking, and one in the writing; the pass that failed says why it did."""
+
+    def bug(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("apiha.textfile.render", bug)
+    with pytest.raises(NoControlPlane), told(node):
+        reconcile(node)
+    monkeypatch.setattr("apiha.status.machine.look_after_pass", bug)
+    world.says(VIP, READY)
+    with told(node):
+        reconcile(node)
+    said = [event["message"] for event in events(log) if "metrics" in event["message"]]
+    assert said == ["metrics not written: ValueError: a bug"] * 2
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("before", ["9e9", "NaN", "+Inf", "x", ""])
+def test_a_last_good_pass_that_cannot_be_is_not_believed(
+    node: Node, world: World, folder: Path, before: str
+) -> None:
+    """The clock was ahead, or somebody else wrote the file: the age would never grow."""
+    file = folder / textfile.NODE_FILE
+    file.write_text(f"{LAST_SUCCESS} {before}\n")
+    with pytest.raises(NoControlPlane), told(node):
+        reconcile(node)
+    now = world.clock.now().timestamp()
+    assert samples(file.read_text())[LAST_SUCCESS] == pytest.approx(now if before == "9e9" else 0)
+
+
 def test_a_dry_run_and_a_node_that_is_told_of_no_folder_write_nothing(
     node: Node, world: World, folder: Path
 ) -> None:
@@ -325,6 +414,9 @@ def test_the_drop_in_comes_after_those_that_empty_the_list() -> None:
     assert TEXTFILE.partition("/")[2] > max(name.partition("/")[2] for name in DROP_INS)
     lines = textfile_drop_in(Path("/var/lib/x")).splitlines()
     assert lines[1:] == ["[Service]", "ReadWritePaths=-/var/lib/x"]
+    assert folder_of(textfile_drop_in(Path("/var/lib/x"))) == Path("/var/lib/x")
+    assert folder_of("[Service]\nReadWritePaths=-/var/../etc\n") is None
+    assert folder_of("edited") is None
 
 
 def test_install_lets_the_units_write_there_and_uninstall_leaves_nothing(
@@ -351,6 +443,68 @@ def test_install_lets_the_units_write_there_and_uninstall_leaves_nothing(
     uninstall(report, root=root, hosts_file=Path("/etc/hosts"))
     assert not drop_in.exists()
     assert os.listdir(root / "var/lib/metrics") == ["other.prom"]
+
+
+def test_another_folder_and_no_folder_leave_no_files_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """node_exporter would tell of this node for ever. The drop-in knows the folder after the configuration changed."""
+    program = ("/usr/local/bin/apiha", None)
+    monkeypatch.setattr("apiha.install.install._program", lambda tree, in_image: program)
+    root, report = tmp_path / "root", Reporter(io.StringIO())
+    config, drop_in = (root / str(path).lstrip("/") for path in (CONFIG_FILE, UNIT_DIR / TEXTFILE))
+    config.parent.mkdir(parents=True)
+    folders = [root / "var/lib" / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / textfile.NODE_FILE).write_text("")
+    for number, name in enumerate("ab"):
+        config.write_text(f"vip: 10.96.0.100\ntextfile_dir: /var/lib/{name}\n")
+        install(report, root=root)
+        assert drop_in.read_text() == textfile_drop_in(Path(f"/var/lib/{name}"))
+        assert [bool(os.listdir(folder)) for folder in folders] == [number == 0, True, True]
+    config.write_text("vip: 10.96.0.100\ntextfile_dir: /var/lib/c\n")
+    shown: list[str] = []
+    uninstall(report, root=root, hosts_file=Path("/etc/hosts"), preview=Preview(shown.append))
+    assert {f"would run: rm {folder / textfile.NODE_FILE}" for folder in folders[1:]} <= set(shown)
+    uninstall(report, root=root, hosts_file=Path("/etc/hosts"))
+    assert [os.listdir(folder) for folder in folders] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "said"),
+    [
+        (0o755, 0, None),
+        (0o775, 4711, None),  # its group is root's
+        (0o755, 4711, "not a folder of root's"),
+        (0o555, 0, "not a folder of root's"),
+        (None, 0, "No such file or directory"),
+    ],
+)
+def test_install_says_where_the_units_will_be_unable_to_write(
+    tmp_path: Path, mode: int | None, owner: int, said: str | None
+) -> None:
+    """The units have none of root's powers."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a folder of another user")
+    if mode is not None:
+        (tmp_path / "metrics").mkdir()
+        os.chown(tmp_path / "metrics", owner, 0)
+        (tmp_path / "metrics").chmod(mode)
+    doubt = _doubt(Path("/metrics"), Tree(tmp_path))
+    assert (doubt is None) if said is None else (doubt is not None and said in doubt)
+    assert "ProtectHome" in (_doubt(Path("/home/me"), Tree(tmp_path)) or "")
+
+
+def test_a_folder_that_cannot_be_cleared_stops_no_uninstall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+) -> None:
+    """A warning names what is left."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / textfile.NODE_FILE).mkdir()  # which unlink(2) does not remove
+    _remove_metrics(Path("/m"), Tree(tmp_path), Reporter(log, log_format="json"))
+    [event] = events(log)
+    assert event["message"].startswith(f"kept {tmp_path}/m/{textfile.NODE_FILE}: ")
 
 
 def test_user_data_brings_the_drop_in() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import stat
 import subprocess
 import tarfile
@@ -83,6 +85,13 @@ def test_what_messages_quote_of_such_lines_is_masked_as_well() -> None:
     )
 
 
+def test_a_hosts_file_with_a_hundred_thousand_names_is_masked_in_seconds() -> None:
+    """Lists that block advertisements have as many. Names of other letters than a host's are masked as well."""
+    names = [f"ads{number}.example" for number in range(100_000)] + ["a/b", "caf\u00e9"]
+    text = "ADS99999.example. ads7.example-x a/b caf\u00e9 ads1\n" * 1000
+    assert masked(text, [], names) == "(name). ads7.example-x (name) (name) ads1\n" * 1000
+
+
 @pytest.mark.parametrize(
     "secret",
     [
@@ -159,7 +168,7 @@ def test_the_archive_holds_what_was_listed_and_nothing_private(
     assert [word for word in PRIVATE if word in whole] == []
     assert "10.96.0.100" in texts[f"{FOLDER}/hosts.txt"]
     assert json.loads(texts[f"{FOLDER}/status.json"])["exit_code"] == 0
-    assert texts[f"{FOLDER}/nftables.txt"].startswith("not there: the program `nft` is not installed")
+    assert texts[f"{FOLDER}/nftables.txt"].startswith("cannot be read: the program `nft` is not installed")
     assert "'(a line of the hosts file)'" in texts[f"{FOLDER}/journal.txt"]
 
 
@@ -168,8 +177,25 @@ def test_nothing_is_overwritten(machine: Path) -> None:
     with pytest.raises(ApihaError, match="hosts is there already"):
         run(machine, str(machine / "hosts"))
     assert (machine / "hosts").read_bytes() == HOSTS
+    with pytest.raises(ApihaError, match="hosts is there already"):
+        write(machine / "hosts", b"")
     with pytest.raises(ApihaError, match="cannot write the report: No such file"):
         write(machine / "no/such/folder", b"")
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_an_archive(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody would attach it."""
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open", lambda *_: Full())
+    with pytest.raises(ApihaError, match=r"r\.tar\.gz: cannot write the report: No space left on device"):
+        write(machine / "r.tar.gz", b"x")
+    assert not (machine / "r.tar.gz").exists()
 
 
 def test_a_dry_run_lists_and_writes_nothing(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +231,7 @@ def test_a_configuration_that_cannot_be_used_and_a_hosts_file_that_cannot_be_rea
     error = ConfigError("/etc/apiha/config.yaml:1: 'vips': unknown key; did you mean vip?")
     pieces = {piece.name: piece.text for piece in report.collect(judge(HEALTHY), error, hosts)}
     assert pieces["config.txt"] == str(error)
-    assert pieces["hosts.txt"].startswith("not there: ")
+    assert pieces["hosts.txt"].startswith("cannot be read: ")
 
 
 def test_the_tables_are_shown_as_nft_prints_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +260,29 @@ def test_a_line_is_masked_however_json_writes_it(machine: Path) -> None:
     for name in ("status.txt", "status.json"):
         assert "names apiserver.cluster.local too: (a line of the hosts file)" in pieces[name]
         assert "caf" not in pieces[name]
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "stderr", "piece"),
+    [
+        (0, "-- No entries --\n", "", "the units have said nothing since the boot"),
+        (0, "", "Hint: see\nothers.", "the units have said nothing since the boot (Hint: see others.)"),
+        (1, "", "No journal files were found.", "cannot be read: No journal files were found."),
+        (2, "", "", "cannot be read: journalctl ended with exit code 2"),
+    ],
+)
+def test_a_journal_that_says_nothing(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, code: int, stdout: str, stderr: str, piece: str
+) -> None:
+    """To a user who may not read it, say."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, code, stdout, stderr)
+
+    monkeypatch.setattr("apiha.status.report.subprocess.run", run)
+    hosts = HostsFile(machine / "hosts", state_dir=machine / "state")
+    pieces = {piece.name: piece.text for piece in report.collect(judge(HEALTHY), None, hosts)}
+    assert pieces["journal.txt"] == piece
 
 
 def test_every_piece_is_documented(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:

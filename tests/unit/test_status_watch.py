@@ -19,6 +19,7 @@ from tests.support.world import FakeClock
 from tests.unit.test_status import HEALTHY, A, B, C, answers, said
 
 TWO_MORE = "... 2 more lines: make the window larger, or run it without --watch"
+END = "\x1b[K\n"  # nothing behind the text, then the next line
 
 
 class Impatient(FakeClock):
@@ -46,15 +47,16 @@ def test_it_looks_until_interrupted_and_ends_with_what_it_saw_last() -> None:
 
 
 def test_on_a_terminal_the_same_screen_is_drawn_anew() -> None:
-    """From the top, and the shell's prompt comes below it."""
+    """From the top. What was on the screen scrolls out of sight before it; the shell's prompt comes below it."""
     written: list[str] = []
 
     def look() -> Status:
         return judge(HEALTHY)
 
     assert watch(look, written.append, Impatient(), lambda: (120, 50)) is ExitCode.OK
-    assert [text.startswith("\x1b[H") for text in written] == [True, True, True, False]
-    assert written[0].endswith("Nothing is wrong.\x1b[K\x1b[J")
+    assert written[0].startswith("\n" * 50 + "\x1b[H2026-01-01")
+    assert [text.startswith("\x1b[H") for text in written] == [False, True, True, False]
+    assert written[0].endswith("Nothing is wrong.\x1b[K\n\x1b[J")
     assert written[-1] == "\n"
 
 
@@ -73,16 +75,18 @@ def test_a_look_that_is_interrupted_keeps_the_code_of_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "lines", "drawn"),
     [
-        ("a\nb", 10, 3, ["a", "b"]),
-        ("a\nb", 10, 24, ["a", "b"]),
-        ("a\nb\nc\nd", 80, 4, ["a", "b", TWO_MORE]),
-        ("abcdef\nb\nc", 3, 4, ["abcdef", TWO_MORE]),
-        ("", 0, 0, [""]),
+        ("a\nb", 10, 3, [f"a{END}", f"b{END}"]),
+        ("a\nb", 10, 24, [f"a{END}", f"b{END}"]),
+        ("a\nb\nc\nd", 80, 4, [f"a{END}", f"b{END}", f"{TWO_MORE}{END}"]),
+        ("abcdef\nb\nc", 4, 4, [f"abcdef{END}", f"{TWO_MORE[:4]}\n"]),
+        ("abcdef\nb", 3, 4, ["abcdef\n", f"b{END}"]),
+        ("\u4e2d\u6587\nb\nc", 2, 4, ["\u4e2d\u6587\n", f"{TWO_MORE[:2]}\n"]),
+        ("", 0, 0, [END]),
     ],
 )
 def test_what_does_not_fit_is_counted(text: str, columns: int, lines: int, drawn: list[str]) -> None:
-    """A line longer than the terminal is wide takes several; nothing ever scrolls."""
-    assert frame(text, columns, lines) == "\x1b[H" + "\n".join(f"{row}\x1b[K" for row in drawn) + "\x1b[J"
+    """A line longer than the terminal is wide takes several; nothing ever scrolls, and no letter is taken away."""
+    assert frame(text, columns, lines) == "\x1b[H" + "".join(drawn) + "\x1b[J"
 
 
 def test_json_is_not_watched() -> None:
