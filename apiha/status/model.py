@@ -100,10 +100,10 @@ class Observations:
 
     `config_error` says why nothing was probed; with `configured` False the configuration itself is at fault, and
     `config` is a guess. `sources` has this machine's own address for the way to each address of the block; one without
-    a route is missing. `control_planes` are those configured and learned; `all_known` is False if this user may not
-    read what was learned. `units` is empty where systemd does not run. `rewritten_by` are the places in cloud-init's
-    configuration, file and line, that make it rewrite the hosts file; `nsswitch` are the words of the `hosts:` line,
-    None where there is no such line.
+    a route is missing. `control_planes` are those configured and learned, `drained` the addresses of those under
+    maintenance, as of this node's last pass; `all_known` is False if this user may not read what was learned. `units`
+    is empty where systemd does not run. `rewritten_by` are the places in cloud-init's configuration, file and line,
+    that make it rewrite the hosts file; `nsswitch` are the words of the `hosts:` line, None where there is none.
     """
 
     config: Config
@@ -114,6 +114,7 @@ class Observations:
     configured: bool = True
     config_error: str = ""
     control_planes: tuple[Endpoint, ...] = ()
+    drained: frozenset[str] = frozenset()
     all_known: bool = True
     answers: tuple[Answer, ...] = ()
     units: tuple[UnitState, ...] = ()

@@ -178,8 +178,17 @@ def first_dead(seen: Observations) -> Iterator[Found]:
 def control_plane_down(seen: Observations) -> Iterator[Found]:
     """Another control plane does not answer."""
     for result in _others_down(seen):
-        if not _misleads(seen, result):
-            yield Found(f"control plane {result.endpoint} is {result.health.value}: {result.detail}")
+        said = f"control plane {result.endpoint} is {result.health.value}: {result.detail}"
+        if _misleads(seen, result):
+            continue
+        if result.endpoint.address in seen.drained:
+            back = f"`apiha control-plane undrain {result.endpoint.address}`"
+            yield Found(
+                f"{said}; it is drained for maintenance",
+                advice=f"once it is back: {back}, with an admin kubeconfig; this node works without it",
+            )
+        else:
+            yield Found(said)
 
 
 def left_out(seen: Observations) -> Iterator[Found]:

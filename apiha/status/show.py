@@ -19,6 +19,8 @@ def status_text(status: Status) -> str:
     parts = [f"{seen.config.host} in {seen.hosts.path}: {status.meaning}"]
     if seen.hosts.block and seen.hosts.block.addresses:
         parts.append("  " + ", then ".join(seen.hosts.block.addresses))
+    if seen.drained:
+        parts.append(f"  drained for maintenance, so tried last: {', '.join(sorted(seen.drained))}")
     if seen.answers:
         parts += ["", probe_table(seen.answers)]
     if seen.fail_fast.table is not None:
@@ -52,6 +54,7 @@ def status_json(status: Status) -> dict[str, Any]:
             "meaning": status.meaning,
             "addresses": list(block.addresses) if block else [],
         },
+        "drained": sorted(seen.drained) if seen.all_known else None,
         "answers": probe_json(seen.answers),
         "units": [
             {"name": u.name, "load": u.load, "active": u.active, "sub": u.sub, "enabled": u.enabled}

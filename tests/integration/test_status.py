@@ -93,6 +93,7 @@ def test_json(swapped: Worker) -> None:
             "role",
             "hosts_file",
             "block",
+            "drained",
             "answers",
             "fail_fast",
             "units",
@@ -104,6 +105,14 @@ def test_json(swapped: Worker) -> None:
     assert document["block"]["addresses"][0] == VIP
     assert document["exit_code"] == 0
     assert {answer["role"] for answer in document["answers"]} == {"control-plane", "vip"}
+
+
+def test_what_this_node_has_learned_to_be_drained(swapped: Worker, cluster: Cluster, root: Path) -> None:
+    """Read from what the node remembers; on the screen and for programs."""
+    address = cluster.planes[0].address
+    memory.save(swapped.state, memory.Memory(drained=frozenset({address})))
+    assert f"\n  drained for maintenance, so tried last: {address}\n" in status_text(look(swapped, root))
+    assert swapped.run("status", "-o", "json").json()["drained"] == [address]
 
 
 def test_exit_codes(joined: Worker, cluster: Cluster) -> None:

@@ -451,6 +451,33 @@ def test_left_out(health: Health) -> None:
     assert codes(nothing) == ["no-block", "control-plane-down"]
 
 
+def test_what_is_drained_is_told_and_no_problem() -> None:
+    """A line of at most 80 columns below the block, a list for programs; null where this user may not know."""
+    seen = replace(HEALTHY, drained=frozenset({B.address, A.address}))
+    status = judge(seen)
+    assert status.findings == []
+    line = status_text(status).splitlines()[2]
+    assert line == "  drained for maintenance, so tried last: 10.0.0.11, 10.0.0.12"
+    assert len(line) <= 80
+    assert status_json(status)["drained"] == ["10.0.0.11", "10.0.0.12"]
+    assert status_json(judge(HEALTHY))["drained"] == []
+    assert "drained" not in status_text(judge(HEALTHY))
+    assert status_json(judge(replace(HEALTHY, all_known=False)))["drained"] is None
+
+
+def test_a_drained_control_plane_that_is_down() -> None:
+    """The warning says that it is drained, and how it comes back; the others' warnings stay as they are."""
+    results = answers(said(A, Health.REFUSED), said(B, Health.REFUSED), said(C), vip=said(VIP))
+    status = judge(replace(HEALTHY, answers=results, drained=frozenset({A.address})))
+    first, second = (finding for finding in status.findings if finding.code == "control-plane-down")
+    assert (
+        first.message == "control plane 10.0.0.11:6443 is refused: why refused; it is drained for maintenance"
+    )
+    assert "apiha control-plane undrain 10.0.0.11" in first.advice
+    assert second.message == "control plane 10.0.0.12:6443 is refused: why refused"
+    assert status.exit_code == ExitCode.OK
+
+
 def test_nothing_better_to_go_to() -> None:
     """In an etcd brown-out everything is not ready: no reconcile moves the node, and no advice says that one would."""
     brown = [said(endpoint, Health.NOT_READY) for endpoint in (A, B, C)]
