@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from apiha.config import read_text
-from apiha.errors import ConfigError, NoControlPlane
+from apiha.errors import ApihaError, ConfigError, NoControlPlane, NotPermitted
 
 _KUBECTL_TIMEOUT = 60.0  # seconds for one run: a login plugin may ask the user something
 # kubectl's `StandardErrorMessage`: what the API server answered, by the reason of its Status.
@@ -23,6 +23,13 @@ _SERVER_ERROR = re.compile(
 # What kubectl says of a file that is not a kubeconfig, or that lacks what it refers to.
 _NO_KUBECONFIG = re.compile(
     r"error loading config file|context \"[^\"]*\" does not exist|invalid configuration: |Error in configuration: "
+)
+# What an API server says to credentials that it does not know; kubectl prefixes the two texts of that (401) alike.
+_UNAUTHORIZED = "You must be logged in to the server"
+# klog's lines, which kubectl's libraries write before kubectl itself says anything: E1124 17:39:11.000000 7 x.go:1] ...
+_KLOG = re.compile(r"^[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ .*$", re.MULTILINE)
+_NO_CLUSTER = (
+    "The connection to the server localhost:8080 was refused"  # what kubectl tries without a kubeconfig
 )
 _INVALID = re.compile(r"The (?P<kind>\S+) \"(?P<name>[^\"]*)\" is invalid: (?P<text>.*)", re.DOTALL)
 
@@ -35,11 +42,23 @@ class KubectlError(Exception):
         self.reason = reason
 
 
+def explained(error: KubectlError, what: str) -> ApihaError:
+    """A refusal as an error with its exit code; `what` is what could not be done."""
+    kind = NotPermitted if error.reason in ("Forbidden", "Unauthorized") else NoControlPlane
+    return kind(f"{what}: {error}")
+
+
 def parse_error(stderr: str) -> KubectlError | None:
     """What kubectl says on stderr, if it is an answer of the API server."""
     text = stderr.strip()
     if match := _SERVER_ERROR.search(text):
         return KubectlError(match["reason"], _one_line(match["text"]))
+    if _UNAUTHORIZED in text:
+        return KubectlError(
+            "Unauthorized",
+            "the API server does not accept the kubeconfig's credentials (Unauthorized): they have expired, or are of "
+            "another cluster",
+        )
     if match := _INVALID.search(text):
         return KubectlError("Invalid", _one_line(match["text"]))
     return None
@@ -144,10 +163,20 @@ class Kubectl:
         if error := parse_error(process.stderr):
             raise error
         if _NO_KUBECONFIG.search(process.stderr):
-            raise ConfigError(f"{self._purpose}: kubectl: {_one_line(process.stderr)}")
+            raise ConfigError(f"{self._purpose}: kubectl: {_said(process.stderr)}")
+        if _NO_CLUSTER in process.stderr:
+            raise ConfigError(
+                f"{self._purpose}: kubectl knows no cluster: its kubeconfig is missing or empty (it tried "
+                "localhost:8080); give one with --kubeconfig, or set KUBECONFIG"
+            )
         raise NoControlPlane(
-            f"{self._purpose}: kubectl: {_one_line(process.stderr) or f'exit code {process.returncode}'}"
+            f"{self._purpose}: kubectl: {_said(process.stderr) or f'exit code {process.returncode}'}"
         )
+
+
+def _said(stderr: str) -> str:
+    """What kubectl itself says, in one line: without the lines of its libraries, unless there is nothing else."""
+    return _one_line(_KLOG.sub("", stderr)) or _one_line(stderr)
 
 
 def _one_line(text: str) -> str:

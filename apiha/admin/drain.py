@@ -13,7 +13,7 @@ from apiha.admin.planes import KubeProxy, Plane, Planes, laggards, refusal
 from apiha.clock import Clock
 from apiha.drained import Drain, Drained, of_service
 from apiha.durations import format_duration
-from apiha.errors import ApihaError, ExitCode, NoControlPlane
+from apiha.errors import ApihaError, ExitCode, NoControlPlane, NotPermitted
 from apiha.log import Reporter
 
 _ATTEMPTS = 10  # writes that lost a race, each against somebody else's that succeeded
@@ -43,7 +43,8 @@ def drain(
 
     First, for up to `timeout` seconds, until the updater has made it unready in the Service; then kube-proxy's
     minSyncPeriod plus `settle` seconds, so that every node's kube-proxy has written its rules. Raises Refused for the
-    last ready control plane and for a stranger, NotFollowed, and what `Cluster` raises.
+    last ready control plane and for a stranger, NotFollowed, and what `Cluster` raises. Nothing is written where this
+    kubeconfig may not read what it takes to wait.
     """
 
     def wanted(drained: Drained, planes: Planes) -> Drained:
@@ -51,23 +52,33 @@ def drain(
             raise Refused(f"not drained: {why}")
         return drained.having(Drain(address, clock.now().replace(microsecond=0)))
 
+    period, proxies = cluster.min_sync_period(), cluster.kube_proxies()
     if _write(cluster, wanted):
         report.info(f"{address} is marked as drained in the Service {cluster.namespace}/apiserver")
     else:
         report.info(f"{address} was marked as drained already")
-    planes = _await_unready(cluster, address, report, clock, timeout)
-    proxies = cluster.kube_proxies()
-    period = cluster.min_sync_period()
-    whom = (
-        f"kube-proxy on {len(proxies)} nodes" if proxies else "kube-proxy (no Pods of it are to be seen here)"
-    )
-    report.info(
-        f"the Service sends no new connections to {address}; waiting {format_duration(period + settle)} for {whom}: "
-        f"it collects changes for up to {format_duration(period)} (minSyncPeriod), and gets "
-        f"{format_duration(settle)} (--settle) to write its rules"
-    )
-    clock.sleep(period + settle)
-    planes = _await_unready(cluster, address, report, clock, timeout)  # the others may have died meanwhile
+    try:
+        _await_unready(cluster, address, report, clock, timeout)
+        whom = (
+            f"kube-proxy on {len(proxies)} node{'' if len(proxies) == 1 else 's'}"
+            if proxies
+            else "kube-proxy (no Pods of it are to be seen here)"
+        )
+        report.info(
+            f"the Service sends no new connections to {address}; waiting {format_duration(period + settle)} for "
+            f"{whom}: it collects changes for up to {format_duration(period)} (minSyncPeriod), and gets "
+            f"{format_duration(settle)} (--settle) to write its rules"
+        )
+        clock.sleep(period + settle)
+        # The others, and kube-proxies, may have died meanwhile.
+        planes = _await_unready(cluster, address, report, clock, timeout)
+        proxies = cluster.kube_proxies()
+    except (KeyboardInterrupt, NoControlPlane, NotPermitted):
+        report.warning(
+            f"do not stop {address} yet: it stays marked as drained, and nobody waited until the nodes followed. Wait "
+            f"again: apiha control-plane drain {address}; take it back: apiha control-plane undrain {address}"
+        )
+        raise
     plane = planes.of(address)
     if plane is None:
         raise Refused(f"{address} was undrained by somebody else meanwhile")
@@ -81,9 +92,18 @@ def undrain(
 ) -> Plane | None:
     """Take a control plane back, and wait for up to `timeout` seconds until it is ready; None if it is not there.
 
-    Raises NotFollowed, and what `Cluster` raises.
+    Raises Refused for an address that is neither drained nor a control plane, NotFollowed, and what `Cluster` raises.
     """
-    if _write(cluster, lambda drained, _: drained.without(address)):
+
+    def wanted(drained: Drained, planes: Planes) -> Drained:
+        if planes.of(address) is None:
+            others = ", ".join(sorted(drained.addresses)) or "none"
+            raise Refused(
+                f"nothing to undrain: {address} is not a control plane of this cluster (drained: {others})"
+            )
+        return drained.without(address)
+
+    if _write(cluster, wanted):
         report.info(f"{address} is no longer marked as drained in the Service {cluster.namespace}/apiserver")
     else:
         report.info(f"{address} was not marked as drained")
@@ -94,11 +114,13 @@ def undrain(
             return None
         if plane.ready:
             return plane
-        if clock.monotonic() >= deadline:
+        elapsed = clock.monotonic() - deadline + timeout
+        if elapsed >= timeout:
             raise NotFollowed(
                 f"{address} is not ready after {format_duration(timeout)}: is its API server ready, and does the "
                 f"updater run (`kubectl -n {cluster.namespace} get pods,leases`)?"
             )
+        report.status(f"waiting until {address} is ready in the Service", elapsed, timeout - elapsed)
         clock.sleep(_POLL)
 
 

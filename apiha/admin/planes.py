@@ -47,10 +47,13 @@ class Plane:
 
 @dataclass(frozen=True)
 class Planes:
-    """All of them, sorted by address; `problems` are the parts of the annotation that cannot be used."""
+    """All of them, sorted by address; `problems` are the parts of the annotation that cannot be used, `namespace` is
+    the Service's.
+    """
 
     planes: tuple[Plane, ...]
     problems: tuple[str, ...] = ()
+    namespace: str = "kube-system"
 
     def of(self, address: str) -> Plane | None:
         """The one with this address."""
@@ -130,7 +133,9 @@ def warnings(planes: Planes, now: datetime) -> list[str]:
                 f"{address} is drained and still ready: no other one is ready, or the updater does not follow"
             )
         elif drain is None and plane.present and not plane.ready:
-            found.append(f"{address} is not ready: `kubectl events` of the Service says why")
+            found.append(
+                f"{address} is not ready: `kubectl -n {planes.namespace} events --for service/apiserver` says why"
+            )
     return found
 
 

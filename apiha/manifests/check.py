@@ -10,7 +10,7 @@ import yaml
 from apiha.endpoint import Endpoint
 from apiha.errors import ExitCode, NoControlPlane
 from apiha.findings import Finding, Severity
-from apiha.kubectl import Kubectl, KubectlError
+from apiha.kubectl import Kubectl, KubectlError, explained
 from apiha.manifests.judge import (
     access_reviews,
     canonical,
@@ -36,9 +36,11 @@ _ADVICE = "fix what the API server names; nothing was applied"
 
 
 def check(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
-    """Every check, in an order that reads well; raises NoControlPlane if no API server answers at all."""
+    """Every check, in an order that reads well; raises NoControlPlane if no API server answers at all, NotPermitted if
+    it does not accept the kubeconfig's credentials.
+    """
     documents = [document for document in yaml.safe_load_all(manifests) if document]
-    findings = [judge_version(kubectl.get("/version"))]
+    findings = [_version(kubectl)]
     if findings[0].severity is Severity.ERROR:
         return findings  # the other answers would be about what it does not know
     exists, namespace_findings = _namespace(kubectl, values)
@@ -66,10 +68,10 @@ def check(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
 def check_installer(values: Values, manifests: str, kubectl: Kubectl) -> list[Finding]:
     """The checks for the installer's manifests: may you apply them, and would the API server accept them?
 
-    Raises NoControlPlane if no API server answers at all.
+    Raises like `check`.
     """
     documents = [document for document in yaml.safe_load_all(manifests) if document]
-    findings = [judge_version(kubectl.get("/version"))]
+    findings = [_version(kubectl)]
     if findings[0].severity is Severity.ERROR:
         return findings
     exists, namespace_findings = _namespace(kubectl, values)
@@ -78,6 +80,13 @@ def check_installer(values: Values, manifests: str, kubectl: Kubectl) -> list[Fi
     if exists and access[0].severity is Severity.OK:
         findings += _server_dry_run(kubectl, documents, None)
     return findings
+
+
+def _version(kubectl: Kubectl) -> Finding:
+    try:
+        return judge_version(kubectl.get("/version"))
+    except KubectlError as error:
+        raise explained(error, "the version of the API server cannot be read") from None
 
 
 def _path_of_binding(document: Mapping[str, Any]) -> str:

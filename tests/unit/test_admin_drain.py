@@ -13,7 +13,7 @@ from apiha.admin.drain import NotFollowed, drain, safe, undrain
 from apiha.admin.planes import KubeProxy, Plane, Planes, planes_of
 from apiha.drained import ANNOTATION, Drained, of_service, parse
 from apiha.endpoint import Endpoint
-from apiha.errors import ApihaError, NoControlPlane
+from apiha.errors import ApihaError, NoControlPlane, NotPermitted
 from apiha.log import Reporter
 from apiha.slices import ControlPlane
 from tests.support.world import FakeClock
@@ -65,6 +65,10 @@ class MemoryCluster:
         """Somebody writes the annotation."""
         self.version += 1
         self.text = text
+
+    def kube_proxies_hidden(self) -> tuple[KubeProxy, ...]:
+        """What a kubeconfig gets that may not read Pods."""
+        raise NotPermitted("/api/v1/pods cannot be read: pods is forbidden")
 
     def kube_proxies(self) -> tuple[KubeProxy, ...]:
         """Two nodes, one of them in trouble."""
@@ -148,6 +152,55 @@ def test_the_others_may_die_while_the_nodes_follow(memory: MemoryCluster) -> Non
     clock.sleep = others_die  # type: ignore[method-assign]
     with pytest.raises(NotFollowed, match=r"do not stop 10.0.0.12: it is the last ready control plane now"):
         run(memory, B, clock)
+
+
+def test_nothing_is_written_where_nobody_could_wait(
+    memory: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may change the Service and not read Pods is told before the Service is changed."""
+    monkeypatch.setattr(memory, "kube_proxies", memory.kube_proxies_hidden)
+    with pytest.raises(NotPermitted, match="pods is forbidden"):
+        run(memory, B)
+    assert memory.text is None
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), NoControlPlane("connection refused")])
+def test_a_wait_that_is_cut_short_says_what_stands(memory: MemoryCluster, end: BaseException) -> None:
+    """^C, or no API server any more: the mark stays, and so does the doubt."""
+    clock, log = FakeClock(), io.StringIO()
+
+    def cut_short(seconds: float) -> None:
+        raise end
+
+    clock.sleep = cut_short  # type: ignore[method-assign]
+    with pytest.raises(type(end)):
+        drain(cast(Cluster, memory), B, Reporter(log), clock, timeout=60.0, settle=10.0)
+    assert parse(memory.text or "").addresses == {B}
+    said = log.getvalue().splitlines()[-1]
+    assert said.startswith(f"apiha: warning: do not stop {B} yet: it stays marked as drained")
+    assert said.endswith(f"take it back: apiha control-plane undrain {B}")
+
+
+def test_who_is_not_drained_and_no_control_plane_is_not_undrained(memory: MemoryCluster) -> None:
+    """A typing error must not end with 'done' while the other one stays drained."""
+    memory.set(B)
+    with pytest.raises(
+        Refused, match=rf"nothing to undrain: 10\.0\.0\.21 is not a control plane .*\(drained: {B}\)"
+    ):
+        undrain(cast(Cluster, memory), "10.0.0.21", Reporter(io.StringIO()), FakeClock(), timeout=60.0)
+    assert memory.text == B
+
+
+def test_undrained_twice_is_well(memory: MemoryCluster) -> None:
+    """The second time nothing is written."""
+    memory.set(B)
+    log = io.StringIO()
+    for _ in range(2):
+        plane = undrain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0)
+        assert plane is not None
+        assert plane.ready
+    assert memory.version == 3
+    assert f"{B} was not marked as drained" in log.getvalue()
 
 
 def test_an_api_server_that_does_not_answer_for_a_moment_is_asked_again(memory: MemoryCluster) -> None:

@@ -219,6 +219,12 @@ def test_each_right_is_asked_for_once() -> None:
         ('The Service "apiserver" is invalid: spec.clusterIPs: no', "Invalid", "spec.clusterIPs: no"),
         ('Error from server (Forbidden): error when creating "STDIN": no\n', "Forbidden", "no"),
         ("Warning: old\nError from server (Conflict): no", "Conflict", "no"),
+        (
+            "error: You must be logged in to the server (Unauthorized)\n",
+            "Unauthorized",
+            "the API server does not accept the kubeconfig's credentials (Unauthorized): they have expired, or are of "
+            "another cluster",
+        ),
     ],
 )
 def test_answers_of_the_api_server_are_told_from_kubectls_words(stderr: str, reason: str, text: str) -> None:
