@@ -98,7 +98,6 @@ class Prober:
         """
         self.host = host
         self.doubts: tuple[str, ...] = ()  # warnings about how the CA was found
-        self.observe: Callable[[ProbeResult], None] | None = None  # told of each result
         self._headers = headers
         self.timeout = timeout
         # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the
@@ -160,10 +159,7 @@ class Prober:
             Exception
         ) as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
             result = _explain(endpoint, error, self.host)
-        result = replace(result, latency=result.latency or time.monotonic() - start)
-        if self.observe is not None:
-            self.observe(result)
-        return result
+        return replace(result, latency=result.latency or time.monotonic() - start)
 
     @contextlib.contextmanager
     def request(self, endpoint: Endpoint, path: str) -> Iterator[httpx.Response]:

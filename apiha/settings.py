@@ -20,7 +20,6 @@ ENV_PREFIX = "APIHA_"
 
 # RFC 1123 section 2.1: labels of letters, digits and hyphens, up to 63 each and 253 in all.
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_PLAIN = re.compile(r"/[A-Za-z0-9/._+@:-]+")
 
 
 @dataclass(frozen=True)
@@ -130,16 +129,6 @@ def _path(value: object) -> Path:
     path = Path(_text(value))
     if not path.is_absolute():
         raise ValueError(f"{value!r} is not an absolute path")
-    return path
-
-
-def _plain_path(value: object) -> Path:
-    """A path that stands in a unit as it is, without quotes, specifiers and spaces."""
-    path = _path(value)
-    if not _PLAIN.fullmatch(str(path)) or ".." in path.parts:
-        raise ValueError(
-            f"{value!r} is not a plain path; expected letters, digits, and any of / . _ - + @ : in it"
-        )
     return path
 
 
@@ -267,14 +256,6 @@ SETTINGS: tuple[Setting, ...] = (
         "node",
         _yaml_fail_fast,
         _choice("node", "pods", "off"),
-    ),
-    Setting(
-        "textfile_dir",
-        "DIR",
-        "Write metrics for node_exporter's textfile collector into this folder. Default: none are written.",
-        "/var/lib/node_exporter/textfile_collector",
-        _plain_path,
-        _plain_path,
     ),
     Setting(
         "insecure_skip_tls_verify",

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import yaml
 
-from apiha.admin.nodes import Lease, Node, Pod, read_lease, read_node, read_pod
+from apiha.admin import installer
+from apiha.admin.objects import (
+    Lease,
+    Node,
+    Pod,
+    PodEvent,
+    read_daemon_set,
+    read_event,
+    read_lease,
+    read_node,
+    read_pod,
+)
 from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_of
 from apiha.drained import ANNOTATION, Drained, of_service
 from apiha.errors import ApihaError, ConfigError, ExitCode, NoControlPlane, NotPermitted
-from apiha.kubectl import Kubectl, KubectlError
+from apiha.kubectl import Kubectl, KubectlError, explained
 from apiha.names import SERVICE, SERVICE_LABEL
 from apiha.slices import ControlPlane, control_planes, slices_of_list
 
@@ -24,7 +35,11 @@ _MIN_SYNC = (
     1.0  # s: kube-proxy's default for a minSyncPeriod of 0 (pkg/proxy/apis/config/v1alpha1/defaults.go)
 )
 _DIRECT_TIMEOUT = 3.0  # s for one API server's /metrics
+_PAGE = 1000  # objects in one answer: 15,000 Nodes with their images are more than one request should carry
+_TOO_LATE = ("Expired", "Gone")  # 410: etcd no longer has the state that the first page was of
 _GO_DURATION = re.compile(r"([0-9.]+)(h|ms|us|ns|m|s)")  # time.Duration's text
+
+T = TypeVar("T")
 
 
 class Changed(Exception):
@@ -61,12 +76,13 @@ class Cluster:
 
     def planes(self, service: dict[str, Any]) -> Planes:
         """The control planes, as the cluster tells of them right now."""
-        return planes_of(
+        found = planes_of(
             self._slices("default", "kubernetes"),
             self._slices(self.namespace, SERVICE),
             of_service(service),
             self._port,
         )
+        return replace(found, namespace=self.namespace)
 
     def write_drained(self, service: dict[str, Any], drained: Drained) -> None:
         """Write the annotation, if the Service is still the one that was read; raises Changed if it is not.
@@ -82,7 +98,11 @@ class Cluster:
         except KubectlError as error:
             if error.reason == "Conflict":
                 raise Changed from None
-            raise _explained(error, f"the Service {self.namespace}/{SERVICE} cannot be changed") from None
+            raise explained(error, f"the Service {self.namespace}/{SERVICE} cannot be changed") from None
+        except NoControlPlane as error:
+            raise NoControlPlane(
+                f"{error}; the Service may have been changed all the same: `apiha control-plane list` says"
+            ) from None
 
     def with_connections(self, planes: Iterable[Plane]) -> tuple[Plane, ...]:
         """The same, with what each API server says of itself when asked at its own address; all at once."""
@@ -117,30 +137,71 @@ class Cluster:
 
     def nodes(self) -> tuple[Node, ...]:
         """All Nodes."""
-        found = (read_node(item) for item in self._items("/api/v1/nodes"))
-        return tuple(node for node in found if node is not None)
+        return self._all("/api/v1/nodes", read_node)
 
     def leases(self) -> tuple[Lease, ...]:
         """The Leases that kubelets renew."""
-        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-        found = (read_lease(item) for item in self._items(path))
-        return tuple(lease for lease in found if lease is not None)
+        return self._all("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", read_lease)
 
     def pods(self, label: str) -> tuple[Pod, ...]:
         """The Pods with this label that have a node, in any namespace."""
-        found = (
-            read_pod(item) for item in self._items(f"/api/v1/pods?labelSelector={quote(label, safe='')}")
-        )
-        return tuple(pod for pod in found if pod is not None)
+        return self._all(f"/api/v1/pods?labelSelector={quote(label, safe='')}", read_pod)
+
+    def installers(self, silent: Collection[str]) -> installer.Installers:
+        """What the installer's Pods say, but for those on `silent` nodes, whose kubelet does not report.
+
+        Events are read only if a Pod is not ready, and where the kubeconfig may read them.
+        """
+        label = quote(installer.LABEL, safe="")
+        sets = self._all(f"/apis/apps/v1/daemonsets?labelSelector={label}", read_daemon_set)
+        pods = installer.by_node(self.pods(installer.LABEL))
+        asking = {pod.namespace for pod in pods.values() if not pod.ready and pod.node not in silent}
+        events = [event for namespace in sorted(asking) for event in self._warnings(namespace)]
+        return installer.Installers(sets, pods, installer.last_words(events))
+
+    def _warnings(self, namespace: str) -> tuple[PodEvent, ...]:
+        """The Events of a namespace about Pods in trouble; none where this kubeconfig may not read them."""
+        selector = quote("involvedObject.kind=Pod,type=Warning", safe="")
+        try:
+            return self._all(f"/api/v1/namespaces/{namespace}/events?fieldSelector={selector}", read_event)
+        except NotPermitted:
+            return ()
 
     def _slices(self, namespace: str, service: str) -> tuple[ControlPlane, ...]:
         selector = quote(f"{SERVICE_LABEL}={service}", safe="")
         path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector={selector}"
         return control_planes(slices_of_list(self._get(path)))
 
-    def _items(self, path: str) -> list[dict[str, Any]]:
-        document = self._get(path) or {}
-        return [item for item in document.get("items") or () if isinstance(item, dict)]
+    def _all(self, path: str, read: Callable[[Mapping[str, Any]], T | None]) -> tuple[T, ...]:
+        """What `read` makes of all objects of a list, but for its None; read page by page.
+
+        If the cluster changes so fast that a page comes too late, once more from the beginning; then in one piece.
+        """
+        for page in (_PAGE, _PAGE, None):
+            try:
+                return tuple(self._pages(path, read, page))
+            except KubectlError as error:
+                if error.reason not in _TOO_LATE or page is None:
+                    raise explained(error, f"{path.partition('?')[0]} cannot be read") from None
+        raise AssertionError("the last one returns or raises")
+
+    def _pages(
+        self, path: str, read: Callable[[Mapping[str, Any]], T | None], page: int | None
+    ) -> Iterator[T]:
+        """The same, once; raises KubectlError."""
+        token = ""
+        while True:
+            more = [f"limit={page}"] if page else []
+            more += [f"continue={quote(token, safe='')}"] if token else []
+            separator = "&" if "?" in path else "?"
+            document = _map(self._kubectl.get(f"{path}{separator}{'&'.join(more)}" if more else path))
+            items = document.get("items")
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, dict) and (found := read(item)) is not None:
+                    yield found
+            token = str(_map(document.get("metadata")).get("continue") or "")
+            if not token:
+                return
 
     def _get(self, path: str) -> Any:
         """The document; None if the API server has none there."""
@@ -149,13 +210,11 @@ class Cluster:
         except KubectlError as error:
             if error.reason == "NotFound":
                 return None
-            raise _explained(error, f"{path.partition('?')[0]} cannot be read") from None
+            raise explained(error, f"{path.partition('?')[0]} cannot be read") from None
 
 
-def _explained(error: KubectlError, what: str) -> ApihaError:
-    """A refusal as an error with its exit code."""
-    kind = NotPermitted if error.reason in ("Forbidden", "Unauthorized") else NoControlPlane
-    return kind(f"{what}: {error}")
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def min_sync_of(text: str) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from apiha.admin.nodes import NodeReport, clock_doubt
+from apiha.admin.nodes import Fleet, NodeReport, span
+from apiha.admin.objects import Pod
 from apiha.admin.planes import Plane, Planes, warnings
 from apiha.columns import columns
-from apiha.durations import format_duration
 
 
 def planes_table(planes: Planes, now: datetime) -> str:
@@ -17,7 +16,12 @@ def planes_table(planes: Planes, now: datetime) -> str:
     rows = [["ADDRESS", "READY", "DRAINED", "CONNECTIONS"]]
     for plane in planes.planes:
         rows.append([str(plane.endpoint), _state(plane), _drained(plane), _connections(plane)])
-    return "\n".join([columns(rows), *(f"WARNING: {line}" for line in warnings(planes, now))])
+    unknown = [
+        f"connections of {plane.endpoint.address} cannot be seen from here: {plane.why_unknown}"
+        for plane in planes.planes
+        if plane.present and plane.why_unknown
+    ]
+    return "\n".join([columns(rows), *(f"WARNING: {line}" for line in warnings(planes, now)), *unknown])
 
 
 def planes_json(planes: Planes, now: datetime) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def planes_json(planes: Planes, now: datetime) -> dict[str, Any]:
                 "watches": plane.connections.watches if plane.connections else None,
                 "other_long_requests": plane.connections.other_long if plane.connections else None,
                 "short_requests": plane.connections.short if plane.connections else None,
+                "why_unknown": plane.why_unknown or None,
             }
             for plane in planes.planes
         ],
@@ -43,29 +48,32 @@ def planes_json(planes: Planes, now: datetime) -> dict[str, Any]:
     }
 
 
-def nodes_table(reports: Collection[NodeReport]) -> str:
+def nodes_table(fleet: Fleet) -> str:
     """All nodes, those first that need a look, and why."""
-    rows = [["NODE", "ROLE", "READY", "LEASE", "KUBELET", "KUBE-PROXY", "LOOK AT"]]
-    for report in reports:
-        node = report.node
+    heads = ["NODE", "ROLE", "READY", "LEASE", "KUBELET", "KUBE-PROXY"]
+    rows = [[*heads, *(["INSTALLER"] if fleet.installers.present else []), "LOOK AT"]]
+    for report in fleet.reports:
+        node, proxy = report.node, report.kube_proxy
         rows.append(
             [
                 node.name,
                 "control-plane" if node.control_plane else "worker",
                 node.ready,
-                "-" if report.lease_age is None else format_duration(report.lease_age),
+                "-" if report.lease_age is None else span(max(0.0, report.lease_age)),
                 node.kubelet or "-",
-                (report.kube_proxy.version or "?") if report.kube_proxy else "-",
+                (proxy.version or "?") if proxy else "-",
+                *([_installer(report, fleet)] if fleet.installers.present else []),
                 "; ".join(report.problems),
             ]
         )
-    bad = sum(bool(report.problems) for report in reports)
-    lines = [columns(rows), f"{len(reports)} nodes, {bad} to look at"]
-    return "\n".join(lines + ([f"WARNING: {doubt}"] if (doubt := clock_doubt(reports)) else []))
+    bad = sum(bool(report.problems) for report in fleet.reports)
+    count = len(fleet.reports)
+    summary = f"{count} node{'' if count == 1 else 's'}, {bad} to look at"
+    return "\n".join([columns(rows), summary, *(f"WARNING: {warning}" for warning in fleet.warnings)])
 
 
-def nodes_json(reports: Collection[NodeReport]) -> dict[str, Any]:
-    """The same for programs; ages in seconds."""
+def nodes_json(fleet: Fleet) -> dict[str, Any]:
+    """The same for programs; ages in seconds, negative for a Lease of the future."""
     return {
         "nodes": [
             {
@@ -76,12 +84,36 @@ def nodes_json(reports: Collection[NodeReport]) -> dict[str, Any]:
                 "kubelet_version": report.node.kubelet,
                 "kube_proxy_version": report.kube_proxy.version if report.kube_proxy else None,
                 "kube_proxy_ready": report.kube_proxy.ready if report.kube_proxy else None,
+                "installer": _installer_json(report.installer, fleet) if report.installer else None,
                 "cordoned": report.node.cordoned,
                 "problems": list(report.problems),
             }
-            for report in reports
+            for report in fleet.reports
         ],
-        "clock_doubt": clock_doubt(reports),
+        "warnings": list(fleet.warnings),
+    }
+
+
+def _installer(report: NodeReport, fleet: Fleet) -> str:
+    """What the installer's Pod says of the node, in a word: the version that is there, if it is ready."""
+    pod = report.installer
+    if pod is None:
+        return "-"
+    if report.node.ready == "Unknown":
+        return "?"
+    if not pod.ready:
+        return "not ready"
+    return "removed" if fleet.installers.removes(pod) else pod.version or "ready"
+
+
+def _installer_json(pod: Pod, fleet: Fleet) -> dict[str, Any]:
+    return {
+        "pod": f"{pod.namespace}/{pod.name}",
+        "ready": pod.ready,
+        "version": pod.version,
+        "removes": fleet.installers.removes(pod),
+        "restarts": pod.restarts,
+        "reason": fleet.installers.reason(pod) or None,
     }
 
 

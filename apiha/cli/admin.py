@@ -15,7 +15,7 @@ KUBECONFIG = click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="An administrator's.  [default: what kubectl takes]",
+    help="An administrator's kubeconfig.  [default: what kubectl takes]",
 )
 
 
@@ -79,6 +79,8 @@ def control_plane_command(
             if address is not None
             else f"which one? `control-plane {action} ADDRESS`"
         )
+    if output == "json" and action != "list":
+        raise click.UsageError(f"-o json is for `list`; `{action}` says with its exit code how it ended")
     config, report, clock = invocation.config(), invocation.report, SystemClock()
     cluster = Cluster(Kubectl(kubeconfig, purpose="control-plane"), namespace, config.host, config.port)
     if address is None:
@@ -105,23 +107,27 @@ def control_plane_command(
 @configured
 @KUBECONFIG
 @OUTPUT
-def nodes_command(invocation: Invocation, kubeconfig: Path | None, output: str) -> int:
+def nodes_command(_: Invocation, kubeconfig: Path | None, output: str) -> int:
     """Show all nodes, those first that need a look, by what the API alone knows.
 
-    Ready, the age of the Lease that kubelet renews, the versions of kubelet and kube-proxy. Runs kubectl, on any
-    machine with an admin kubeconfig. `apiha status` on a node knows more about that node.
+    Ready, the age of the Lease that kubelet renews, the versions of kubelet and kube-proxy; where `apiha manifests
+    --installer` was applied, what the installer's Pod says. LOOK AT says what is wrong. Runs kubectl, on any machine
+    with an admin kubeconfig. `apiha status` on a node knows more about that node. Exit code 0 whatever is found.
     """
     from apiha.admin.cluster import PROXY_LABEL, Cluster
-    from apiha.admin.nodes import reports
+    from apiha.admin.nodes import fleet_of
     from apiha.admin.show import nodes_json, nodes_table
     from apiha.clock import SystemClock
+    from apiha.config import Config
     from apiha.kubectl import Kubectl
 
-    config = invocation.config()
-    cluster = Cluster(Kubectl(kubeconfig, purpose="nodes"), "kube-system", config.host, config.port)
-    nodes, leases, proxies = cluster.nodes(), cluster.leases(), cluster.pods(PROXY_LABEL)
-    found = reports(nodes, leases, proxies, SystemClock().now())
-    print_result(json.dumps(nodes_json(found), indent=2) if output == "json" else nodes_table(found))
+    # A node's configuration has nothing to do with it, and a broken one must not hide the fleet.
+    cluster = Cluster(Kubectl(kubeconfig, purpose="nodes"), "kube-system", Config.host, Config.port)
+    nodes, proxies = cluster.nodes(), cluster.pods(PROXY_LABEL)
+    installers = cluster.installers({node.name for node in nodes if node.ready == "Unknown"})
+    leases = cluster.leases()  # last: their ages are what changes while the others are read
+    fleet = fleet_of(nodes, leases, proxies, installers, SystemClock().now())
+    print_result(json.dumps(nodes_json(fleet), indent=2) if output == "json" else nodes_table(fleet))
     return 0
 
 

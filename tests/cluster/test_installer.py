@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from apiha import __version__
 from tests.support.kubeadm.api import is_ready
 from tests.support.kubeadm.cluster import Lab, block_of
 from tests.support.kubeadm.node import Node
@@ -26,6 +27,11 @@ def pod(lab: Lab) -> dict[str, Any]:
     return next((pod for pod in found if "deletionTimestamp" not in pod["metadata"]), {"status": {}})
 
 
+def node_line(lab: Lab, node: str) -> str:
+    """What `apiha nodes` says of a node."""
+    return next(line for line in lab.first.sh("apiha nodes").splitlines() if line.startswith(f"{node} "))
+
+
 def server(node: Node, url: str) -> None:
     """Point kubelet at this URL, as an administrator does."""
     node.sh(f"sed -i 's#server: https://.*#server: {url}#' {CONF}\nsystemctl restart kubelet")
@@ -38,6 +44,7 @@ def test_a_node_gets_apiha_by_the_page_and_loses_it_again(lab: Lab) -> None:
 
     lab.first.sh(block("installer-try"), timeout=180.0)
     assert is_ready(pod(lab))
+    assert node_line(lab, "worker-1").split()[6:] == [__version__]
     (process,) = node.sh("pgrep -f '/opt/apiha/bin/[a]piha .*node-installer'").split()
     status = dict(
         line.split(":\t", 1) for line in node.sh(f"cat /proc/{process}/status").splitlines() if ":\t" in line
@@ -56,6 +63,11 @@ def test_a_node_gets_apiha_by_the_page_and_loses_it_again(lab: Lab) -> None:
         90.0,
     )
     assert not is_ready(pod(lab))
+    lab.wait(
+        "apiha nodes says the same",
+        lambda: "kubelet would lose its API server" in node_line(lab, "worker-1"),
+        60.0,
+    )
     assert "Nothing is wrong." in node.sh("apiha status")
 
     server(node, "https://10.0.0.11:6443")

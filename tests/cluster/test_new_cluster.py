@@ -25,6 +25,8 @@ pytestmark = pytest.mark.timeout(1200)
 def test_every_node_is_ready_and_nothing_is_wrong(lab: Lab) -> None:
     """All nodes are Ready, `apiha status` finds nothing, and the units run on control planes as well."""
     lab.settle()
+    wanted = f"{len(lab.nodes)} nodes, 0 to look at"
+    lab.wait("`apiha nodes` finds nothing", lambda: wanted in lab.first.sh("apiha nodes", check=False), 60.0)
     for node in lab.nodes.values():
         assert "Nothing is wrong." in node.sh("apiha status", check=False), node.name
         assert "ok" in node.sh(block("name-check", {"/etc/apiha/ca.crt": "/etc/kubernetes/pki/ca.crt"}))

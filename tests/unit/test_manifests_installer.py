@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from apiha.admin.installer import LABEL, REMOVE
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
 from apiha.install.bus import BUS_SOCKET
@@ -71,6 +72,17 @@ def test_the_readiness_probe_reads_what_the_pod_writes() -> None:
     assert f"grep -qx {READY} " in command
     (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "state"]
     assert Path(mount["mountPath"]) == STATE_FILE.parent
+
+
+def test_a_pod_that_ends_leaves_its_last_words_in_its_status() -> None:
+    """Where `apiha nodes` reads them; and it finds the Pods by the label that they have."""
+    found = daemon_set(installer())
+    template = found["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    name, _, value = LABEL.partition("=")
+    assert found["metadata"]["labels"][name] == template["metadata"]["labels"][name] == value
+    assert REMOVE in daemon_set(installer(remove=True))["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
 def test_a_rollout_goes_from_node_to_node() -> None:
