@@ -18,8 +18,9 @@ from apiha.endpoint import Endpoint, parse_ip, parse_port
 
 ENV_PREFIX = "APIHA_"
 
-# RFC 1123 section 2.1: labels of letters, digits and hyphens, up to 63 each and 253 in all.
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# RFC 1123, section 2.1: letters, digits and hyphens, up to 63. A host name is made of such labels, up to 253 characters
+# in all; the name of a namespace or a Service is one.
+LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _text(value: object) -> str:
 def _hostname(value: object) -> str:
     text = _text(value).strip().lower()
     labels = text.split(".")
-    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
+    if len(text) > 253 or not all(LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
         raise ValueError(
             f"{value!r} is not a host name (RFC 1123); expected for example apiserver.cluster.local"
         )

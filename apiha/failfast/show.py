@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from apiha.columns import columns
 from apiha.failfast.table import Table
 
 _HEADER = ("CONTROL PLANE", "CLIENTS", "STATE", "SILENCES", "CUT", "REFUSED")
@@ -15,9 +16,7 @@ def table_text(table: Table) -> str:
     for breaker in table.breakers:
         counts = (str(breaker.silences), str(breaker.cut), str(breaker.refused))
         rows.append((str(breaker.endpoint), breaker.scope, breaker.state, *counts))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return columns(rows)
 
 
 def summary(table: Table) -> list[str]:

@@ -16,6 +16,7 @@ from apiha import __version__
 from apiha.endpoint import parse_ip
 from apiha.errors import ConfigError
 from apiha.names import SERVICE, SERVICE_LABEL, lease_name, slice_name, slice_names
+from apiha.settings import LABEL
 from apiha.slices import Family
 
 DEFAULT_NAMESPACE = "kube-system"
@@ -49,8 +50,6 @@ KUSTOMIZATION = "kustomization.yaml"
 # The first line of kustomization.yaml; `write_base` replaces no folder's contents without it.
 HEADER = "# Written by `apiha manifests`: change its flags or an overlay rather than these files.\n"
 
-# RFC 1123 label, as Kubernetes wants it for namespaces.
-_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # github.com/distribution/reference, regexp.go: [HOST[:PORT]/]PATH[:TAG][@DIGEST]
 _HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _REGISTRY = rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
@@ -117,7 +116,7 @@ def checked_values(
             f"--vip: {', '.join(addresses)}: a Service has one address of each family; expected one IPv4 "
             "address, one IPv6 address, or one of each"
         )
-    if not _NAMESPACE.fullmatch(namespace):
+    if not LABEL.fullmatch(namespace):
         raise ConfigError(
             f"--namespace: {namespace!r} is not a valid namespace name; expected an RFC 1123 label "
             "(a-z, 0-9 and '-', at most 63 characters)"

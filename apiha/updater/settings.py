@@ -7,7 +7,6 @@ Imported by the command line itself, so it imports nothing heavy.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,7 @@ from typing import NamedTuple
 from apiha.endpoint import parse_ip, parse_port
 from apiha.errors import ConfigError
 from apiha.names import SERVICE
-
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123
+from apiha.settings import LABEL
 
 
 class Listen(NamedTuple):
@@ -47,7 +45,7 @@ def parse_listen(text: str) -> Listen:
 
 def parse_name(text: str) -> str:
     """The name of a namespace or a Service (RFC 1123 label); raises ValueError for anything else."""
-    if not _LABEL.fullmatch(text):
+    if not LABEL.fullmatch(text):
         raise ValueError(
             f"{text!r} is not a valid Kubernetes name; expected a to z, 0 to 9 and -, at most 63 characters"
         )

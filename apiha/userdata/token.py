@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 NAMESPACE = "kube-system"
-DEFAULT_TTL = 24 * 3600.0  # seconds: kubeadm's own
 _ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH, _SECRET_LENGTH = 6, 16  # [a-z0-9]{6}.[a-z0-9]{16}
 # The group that kubeadm gives the right to post a certificate request for a node, and to have it approved.
