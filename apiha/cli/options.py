@@ -128,8 +128,10 @@ class Invocation:
 def print_result(text: str, *, newline: bool = True) -> None:
     """Write a command's result to stdout; raises ApihaError where that takes no more (a full disk).
 
-    What stdout's encoding does not have is written as an escape.
+    What stdout's encoding does not have is written as an escape. Where stdout is closed nobody wants to know.
     """
+    if sys.stdout is None:
+        return
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=newline)

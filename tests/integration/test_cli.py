@@ -440,7 +440,7 @@ def test_interrupted_while_nothing_answers(joined: Worker, cluster: Cluster) -> 
 
 
 def test_a_reader_that_leaves_is_no_crash(joined: Worker) -> None:
-    """`apiha probe | head -0`, and closed standard streams, end without a traceback."""
+    """`apiha probe | head -0`, and closed standard streams, end without a traceback or an internal error."""
     for redirect in ("| true", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"):
         command = " ".join(joined.argv("probe")) + f" {redirect}"
         done = subprocess.run(
@@ -448,6 +448,9 @@ def test_a_reader_that_leaves_is_no_crash(joined: Worker) -> None:
         )
         assert "Traceback" not in done.stderr, (redirect, done)
         assert "Exception" not in done.stderr, (redirect, done)
+        assert "internal error" not in done.stderr, (redirect, done)
+        if "&-" in redirect:  # nobody wants to know; that is no failure
+            assert done.returncode == 0, (redirect, done)
 
 
 # ------------------------------------------------------------------------------------------------- logs
