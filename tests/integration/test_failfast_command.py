@@ -45,6 +45,7 @@ class Machine:
         done = self.apiha("fail-fast", *words)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
+        assert "internal error" not in done.stderr
         return done.stdout + done.stderr
 
     def nft(self, script: str) -> None:
