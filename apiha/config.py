@@ -58,6 +58,7 @@ class Config:
     hedge_delay: float = 0.15
     on_conflict: OnConflict = "refuse"
     fail_fast: FailFast = "node"
+    textfile_dir: Path | None = None
     insecure_skip_tls_verify: bool = False
 
     @property

@@ -118,12 +118,17 @@ def remove(path: str, expected: os.stat_result, before: bytes) -> None:
 
 
 def write_whole(
-    path: str, data: bytes, prepare: Callable[[int], None], move: Callable[[str, str], None] = os.rename
+    path: str,
+    data: bytes,
+    prepare: Callable[[int], None],
+    move: Callable[[str, str], None] = os.rename,
+    *,
+    durable: bool = True,
 ) -> None:
     """Write a temporary file beside `path`, `prepare` its descriptor, `move` it to its place.
 
-    The temporary file, or what `move` leaves under its name, is removed. Raises OSError, and whatever `prepare` and
-    `move` raise.
+    The temporary file, or what `move` leaves under its name, is removed. Without `durable` the disk is not waited for:
+    a power cut may leave an empty file. Raises OSError, and whatever `prepare` and `move` raise.
     """
     folder = os.path.dirname(path)
     temporary = _temporary(path)
@@ -132,14 +137,15 @@ def write_whole(
         try:
             try:
                 prepare(descriptor)
-                overwrite(descriptor, data)
+                overwrite(descriptor, data, durable=durable)
             finally:
                 os.close(descriptor)
             move(temporary, path)
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
-        sync_folder(folder)
+        if durable:
+            sync_folder(folder)
 
 
 def exchange(one: str, other: str) -> None:
@@ -152,14 +158,15 @@ def rename_new(old: str, new: str) -> None:
     _renameat2(old, new, _RENAME_NOREPLACE)
 
 
-def overwrite(descriptor: int, data: bytes) -> None:
-    """Make `data` the whole content of an open file, and have it on the disk. A kill leaves it torn."""
+def overwrite(descriptor: int, data: bytes, *, durable: bool = True) -> None:
+    """Make `data` the whole content of an open file, and if `durable` have it on the disk. A kill leaves it torn."""
     view = memoryview(data)
     written = 0
     while written < len(view):
         written += os.pwrite(descriptor, view[written:], written)
     os.ftruncate(descriptor, len(view))
-    os.fsync(descriptor)
+    if durable:
+        os.fsync(descriptor)
 
 
 def sweep(path: str, *, now: float = 0.0, min_age: float = LEFTOVER_AGE) -> None:

@@ -28,7 +28,7 @@ class Preview:
             self._write(
                 f"would remove {name}"
                 if after is None
-                else f"would write {name}: {len(after)} bytes, no text"
+                else f"would write {name}: {len(after)} bytes, not text"
             )
             return
         self._write(

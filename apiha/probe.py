@@ -98,6 +98,7 @@ class Prober:
         """
         self.host = host
         self.doubts: tuple[str, ...] = ()  # warnings about how the CA was found
+        self.observe: Callable[[ProbeResult], None] | None = None  # told of each result
         self._headers = headers
         self.timeout = timeout
         # Here and not with the first probe: on a node that boots from a cold disk this import may take longer than the
@@ -159,7 +160,10 @@ class Prober:
             Exception
         ) as error:  # whatever a stranger's bytes make a library raise is a finding, not a crash
             result = _explain(endpoint, error, self.host)
-        return replace(result, latency=result.latency or time.monotonic() - start)
+        result = replace(result, latency=result.latency or time.monotonic() - start)
+        if self.observe is not None:
+            self.observe(result)
+        return result
 
     @contextlib.contextmanager
     def request(self, endpoint: Endpoint, path: str) -> Iterator[httpx.Response]:

@@ -18,6 +18,7 @@ from apiha.endpoint import Endpoint, parse_ip, parse_port
 
 ENV_PREFIX = "APIHA_"
 
+_PLAIN = re.compile(r"/[A-Za-z0-9/._+@:-]+")
 # RFC 1123, section 2.1: letters, digits and hyphens, up to 63. A host name is made of such labels, up to 253 characters
 # in all; the name of a namespace or a Service is one.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -130,6 +131,16 @@ def _path(value: object) -> Path:
     path = Path(_text(value))
     if not path.is_absolute():
         raise ValueError(f"{value!r} is not an absolute path")
+    return path
+
+
+def _plain_path(value: object) -> Path:
+    """A path that stands in a unit as it is, without quotes, specifiers and spaces."""
+    path = _path(value)
+    if not _PLAIN.fullmatch(str(path)) or ".." in path.parts:
+        raise ValueError(
+            f"{value!r} is not a plain path; expected letters, digits, and any of / . _ - + @ : in it"
+        )
     return path
 
 
@@ -257,6 +268,14 @@ SETTINGS: tuple[Setting, ...] = (
         "node",
         _yaml_fail_fast,
         _choice("node", "pods", "off"),
+    ),
+    Setting(
+        "textfile_dir",
+        "DIR",
+        "Write metrics for node_exporter's textfile collector into this folder. Default: none are written.",
+        "/var/lib/node_exporter/textfile_collector",
+        _plain_path,
+        _plain_path,
     ),
     Setting(
         "insecure_skip_tls_verify",

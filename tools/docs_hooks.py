@@ -1,7 +1,6 @@
 """What MkDocs does beside rendering: hooks of mkdocs.yml, so that the same pages read well on GitHub and as a site.
 
 - Headings have the anchors that GitHub gives them.
-- A page of the navigation that does not exist is left out.
 - A link out of docs/ (`../CHANGELOG.md`) leads to the repository.
 - A diagram becomes part of its page: there it has the colours that the reader chose, not those of the system.
 - A page in Chinese says so to browsers.
@@ -22,22 +21,6 @@ THEME = re.compile(r'\s*<style id="theme">.*?</style>', re.DOTALL)
 def anchor(heading: str, _separator: str = "-") -> str:
     """The anchor of a heading, as GitHub makes it; the second parameter is Markdown's."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-
-
-def existing(nav: list[Any], docs: Path) -> list[Any]:
-    """The navigation without the pages that `docs` does not have, and without sections that are empty then."""
-    kept: list[Any] = []
-    for item in nav:
-        if isinstance(item, str):
-            title, target = "", item
-        else:
-            ((title, target),) = item.items()
-        if isinstance(target, list):
-            below = existing(target, docs)
-            kept += [{title: below}] if below else []
-        elif (docs / target).exists():
-            kept.append(item)
-    return kept
 
 
 def outward(markdown: str, docs: Path) -> str:
@@ -69,7 +52,6 @@ def inlined(html: str, docs: Path) -> str:
 
 def on_config(config: Any) -> Any:
     """MkDocs has read its configuration."""
-    config.nav = existing(config.nav, Path(config.docs_dir))
     config.mdx_configs["toc"]["slugify"] = anchor
     return config
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
 from apiha.cli.options import DRY_RUN, OUTPUT, Invocation, configured, print_result
-from apiha.config import require_control_plane
-from apiha.errors import ExitCode
+from apiha.config import load, require_control_plane
+from apiha.errors import ApihaError, ConfigError, ExitCode
 
 
 @click.command("fail-fast", short_help="Have the kernel refuse silent control planes at once.")
@@ -30,11 +31,12 @@ def fail_fast_command(invocation: Invocation, action: str, refresh: bool, output
 
     Exit code 10 where this machine cannot do it (nft is missing, say): all else works as without.
     """
-    if action == "off":
-        return _off(invocation)
-    if action == "on":
-        return _on(invocation, refresh=refresh)
-    return _status(invocation, output)
+    if action == "status":
+        return _status(invocation, output)
+    try:
+        return _off(invocation) if action == "off" else _on(invocation, refresh=refresh)
+    finally:
+        _write_metrics(invocation)
 
 
 def _on(invocation: Invocation, *, refresh: bool) -> int:
@@ -84,6 +86,27 @@ def _off(invocation: Invocation) -> int:
         "removed the nftables table `inet apiha`" if removed else "there was no nftables table `inet apiha`"
     )
     return ExitCode.OK
+
+
+def _write_metrics(invocation: Invocation) -> None:
+    """Write what the kernel says now for node_exporter, if that is wanted. What goes wrong is only logged."""
+    try:  # without the warnings: whoever needs the configuration has said them
+        path, required = invocation.config_path, invocation.config_required
+        folder = load(path, os.environ, invocation.flags, path_required=required).textfile_dir
+    except ConfigError:  # `off` works without a configuration; `on` has said so
+        return
+    if folder is None or invocation.preview is not None:
+        return
+    from apiha import textfile
+    from apiha.failfast import kernel
+    from apiha.failfast.metrics import families
+
+    try:
+        table = kernel.read()
+    except ApihaError:  # this machine cannot do it, or the name is taken: it is not loaded
+        table = None
+    text = textfile.render(families(table))
+    textfile.put(folder, textfile.FAIL_FAST_FILE, lambda _: text, invocation.report.warning)
 
 
 def _status(invocation: Invocation, output: str) -> int:

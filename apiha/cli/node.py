@@ -7,11 +7,27 @@ Modules are imported inside the commands that need them: a worker's boot waits f
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured, print_result
 from apiha.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from apiha.node.context import Node
+    from apiha.status.model import Status
+
+
+def _told(node: Node, *, ask: bool = False) -> AbstractContextManager[None]:
+    """Around a pass: `apiha.status.textfile.told`, which is loaded only where somebody wants metrics."""
+    if node.config.textfile_dir is None:
+        return nullcontext()
+    from apiha.status.textfile import told
+
+    return told(node, ask=ask)
 
 
 @click.command("probe", short_help="Ask all control planes and the VIP at once.")
@@ -65,7 +81,9 @@ def pin_host_command(invocation: Invocation, address: str | None, wait: float) -
             Endpoint.parse(address, 1)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="ADDRESS") from None
-    pin(invocation.node(), address=address, wait=wait)
+    node = invocation.node()
+    with _told(node):
+        pin(node, address=address, wait=wait)
 
 
 @click.command("wait-vip", short_help="Wait for the VIP, then point the name at it.")
@@ -85,7 +103,9 @@ def wait_vip_command(invocation: Invocation, timeout: float) -> None:
     """
     from apiha.node.wait import wait_vip
 
-    wait_vip(invocation.node(), timeout=timeout or None)
+    node = invocation.node()
+    with _told(node):
+        wait_vip(node, timeout=timeout or None)
 
 
 @click.command("bootstrap", short_help="pin-host, then wait-vip.")
@@ -107,7 +127,9 @@ def bootstrap_command(invocation: Invocation, pin_only: bool, timeout: float) ->
     """
     from apiha.node.wait import bootstrap
 
-    bootstrap(invocation.node(), pin_only=pin_only, timeout=timeout or None)
+    node = invocation.node()
+    with _told(node):
+        bootstrap(node, pin_only=pin_only, timeout=timeout or None)
 
 
 @click.command("reconcile", short_help="Put the block right: one pass.")
@@ -129,33 +151,103 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
     node = invocation.node()
     if settle:
         reconcile.settle(node)
-    reconcile.reconcile(node)
+    with _told(node, ask=True):
+        reconcile.reconcile(node)
 
 
 @click.command("status", short_help="Say what is wrong with this node.")
 @configured
 @OUTPUT
-def status_command(invocation: Invocation, output: str) -> int:
+@click.option("--watch", "watched", is_flag=True, help="Look again every 2 s and redraw, until ^C.")
+def status_command(invocation: Invocation, output: str, watched: bool) -> int:
     """Say what the block says, what answers, what the units do, and what is wrong.
 
     Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error; 5 with
     a configuration that cannot be used: what can be told without is told all the same.
     """
-    from apiha.status.checks import judge
-    from apiha.status.machine import look, look_unconfigured
     from apiha.status.show import status_json, status_text
 
-    unusable = None
-    try:
-        seen = look(invocation.config(), invocation.hosts_file, invocation.state_dir)
-    except ConfigError as error:
-        unusable = error
-        seen = look_unconfigured(error, invocation.hosts_file, invocation.state_dir)
-    status = judge(seen)
+    if watched:
+        if output == "json":
+            raise click.UsageError(
+                "--watch is for people: give it without -o json, or repeat `apiha status -o json`"
+            )
+        return _watch(invocation)
+    status, unusable = _status_now(invocation)
     print_result(json.dumps(status_json(status), indent=2) if output == "json" else status_text(status))
     if unusable is not None:
         raise unusable  # its line on stderr, its exit code
     return status.exit_code
+
+
+def _status_now(invocation: Invocation) -> tuple[Status, ConfigError | None]:
+    """The status, and why the configuration cannot be used if that is so."""
+    from apiha.status.checks import judge
+    from apiha.status.machine import look, look_unconfigured
+
+    try:
+        return judge(look(invocation.config(), invocation.hosts_file, invocation.state_dir)), None
+    except ConfigError as error:
+        return judge(look_unconfigured(error, invocation.hosts_file, invocation.state_dir)), error
+
+
+def _watch(invocation: Invocation) -> int:
+    import io
+    import os
+    import sys
+    from dataclasses import replace
+
+    from apiha.clock import SystemClock
+    from apiha.log import Reporter
+    from apiha.status.watch import watch
+
+    quiet = replace(invocation)  # a warning at each look would spoil the screen; the status has what matters
+    quiet.report = Reporter(io.StringIO())
+
+    def size() -> tuple[int, int]:
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+        return columns or 80, lines or 24  # a serial line does not know its size
+
+    def write(text: str) -> None:
+        print_result(text, newline=False)
+
+    draws = os.environ.get("TERM", "dumb") != "dumb"
+    terminal = draws and sys.stdout is not None and sys.stdout.isatty()
+    return watch(lambda: _status_now(quiet)[0], write, SystemClock(), size if terminal else None)
+
+
+@click.command("report", short_help="Put what an issue needs into one archive.")
+@configured
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@DRY_RUN
+def report_command(invocation: Invocation, file: Path | None) -> None:
+    """Put everything that an issue needs into one archive, FILE, and say first what is in it.
+
+    The status, the settings, what the units said since the boot, apiha's nftables tables, the hosts file. Lines of the
+    hosts file outside the block are masked, in all of it, as is what looks like a key, a token or a password. No
+    certificate and no key is read for it. Run it as root. FILE: apiha-report-TIME.tar.gz in this folder.
+    """
+    import sys
+
+    from apiha.clock import SystemClock
+    from apiha.columns import columns
+    from apiha.hosts import HostsFile
+    from apiha.status.report import archive, collect, require_new, write
+
+    now = SystemClock().now()
+    path = file or Path(f"apiha-report-{now.strftime('%Y%m%dT%H%M%SZ')}.tar.gz")
+    require_new(path)
+    status, unusable = _status_now(invocation)
+    pieces = collect(status, unusable, HostsFile(invocation.hosts_file, state_dir=invocation.state_dir))
+    rows = [[piece.name, f"{len(piece.data)} bytes", piece.what] for piece in pieces]
+    print_result(f"In {path}:\n{columns(rows, indent='  ')}")
+    if invocation.preview is not None:
+        return
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    if asked and not click.confirm("Write it?", default=True, err=True):
+        return
+    write(path, archive(pieces, now))
+    invocation.report.info(f"wrote {path}: look through it before you attach it; it names your addresses")
 
 
 @click.command("unpin", short_help="Remove the block from the hosts file.")
@@ -186,5 +278,6 @@ COMMANDS = (
     bootstrap_command,
     reconcile_command,
     status_command,
+    report_command,
     unpin_command,
 )

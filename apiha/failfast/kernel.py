@@ -72,6 +72,15 @@ def read() -> Table | None:
     return replace(table, knocks=all(layouts.get(name) == table.layout for name in rules.KNOCK_TABLES))
 
 
+def text() -> str:
+    """apiha's tables as `nft` prints them for people; empty if none is loaded. Raises Unsupported, NotPermitted."""
+    shown = [_nft("list", "table", *name.split()) for name in _present()]
+    failed = next((answer for answer in shown if not answer.ok and not answer.missing), None)
+    if failed is not None:
+        raise _failure("cannot read nftables", failed)
+    return "".join(answer.stdout for answer in shown)
+
+
 def load(endpoints: Iterable[Endpoint], mode: rules.Mode, preview: Preview | None = None) -> Done:
     """Have the kernel watch these control planes. One transaction; where the layout is the same, state is kept.
 
@@ -166,11 +175,11 @@ def _document(answer: _Answer) -> Any:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise Unsupported("this `nft` cannot say what it sees as JSON: install nftables 0.9.1 or later")
+        raise Unsupported("this `nft` cannot print JSON: install nftables 0.9.1 or later")
     return document
 
 
 def _failure(what: str, answer: _Answer) -> ApihaError:
     if "Operation not permitted" in answer.why and os.geteuid() != 0:
         return NotPermitted(f"{what}: not permitted; run it as root")
-    return Unsupported(f"{what} here: {answer.why or 'nft failed without a word'}")
+    return Unsupported(f"{what} here: {answer.why or 'nft failed without a message'}")

@@ -144,14 +144,14 @@ def _read_message(connection: socket.socket) -> tuple[int, dict[int, Any], str]:
     _, kind, _, _, length, _, fields_length = struct.unpack("=BBBBIII", start)
     to_body = fields_length + -fields_length % 8
     if start[0] != _ENDIAN or to_body + length > _LONGEST_MESSAGE:
-        raise BusError("the bus sends what cannot be read as D-Bus")
+        raise BusError("the bus sent what is not valid D-Bus")
     rest = _receive(connection, to_body + length)
     try:
         fields = dict(unmarshal(_HEADER, start + rest[:to_body])[-1])
         text = fields.get(_SIGNATURE, "").startswith("s")
         words = unmarshal("s", rest[to_body:])[0] if text else ""
     except (struct.error, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise BusError(f"the bus sends what cannot be read as D-Bus: {error}") from None
+        raise BusError(f"the bus sent what is not valid D-Bus: {error}") from None
     return kind, fields, words
 
 

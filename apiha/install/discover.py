@@ -122,7 +122,7 @@ def _server(path: Path, identity: Kubeconfig) -> tuple[str, int]:
 
 def _require(path: Path, value: str | None, what: str) -> str:
     if value is None:
-        raise ConfigError(f"{path} names no {what}")
+        raise ConfigError(f"{path} has no {what}")
     return value
 
 

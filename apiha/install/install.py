@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import zipimport
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from apiha import files
-from apiha.config import PACKAGED, template
-from apiha.errors import ApihaError, NotPermitted
+from apiha import files, textfile
+from apiha.config import PACKAGED, load, template
+from apiha.errors import ApihaError, ConfigError, NotPermitted
 from apiha.failfast import kernel
 from apiha.hosts import HostsFile
 from apiha.install import kubelet
 from apiha.install.archive import for_interpreter
 from apiha.install.tree import File, Link, Tree
-from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, systemctl, wanted_by
+from apiha.install.units import (
+    DROP_INS,
+    KUBELET_HTTP2,
+    TEXTFILE,
+    UNITS,
+    enableable,
+    folder_of,
+    shipped,
+    systemctl,
+    textfile_drop_in,
+    wanted_by,
+)
 from apiha.log import Reporter
 from apiha.paths import (
     CONFIG_FILE,
@@ -65,7 +77,16 @@ def install(
             wanted[CONFIG_FILE] = File(template(settings).encode())
         if kubelet_http2:
             wanted[UNIT_DIR / KUBELET_HTTP2] = File(shipped(KUBELET_HTTP2).encode())
+        folder, before = _textfile_dir(config, (settings or {}) if new_config else None), _granted(tree)
+        if folder is not None:
+            wanted[UNIT_DIR / TEXTFILE] = File(textfile_drop_in(folder).encode())
         tree.put(wanted, may_replace=[CONFIG_FILE] if settings else [])
+        if folder is None:
+            _withdraw(tree, UNIT_DIR / TEXTFILE)
+        elif (doubt := _doubt(folder, tree)) is not None:
+            report.warning(f"textfile_dir: {folder}: {doubt}")
+        if before is not None and before != folder:
+            _remove_metrics(before, tree, report)
         if not keep_config:
             words = f"wrote {config}" if new_config else f"kept {config}"
             report.info(words + ("" if settings else ": fill in control_plane and vip"))
@@ -95,6 +116,59 @@ def _add_program(wanted: dict[Path, File | Link], tree: Tree, *, in_image: bool)
     for drop_in in DROP_INS:
         wanted[UNIT_DIR / drop_in] = File(shipped(drop_in).encode())
     return program
+
+
+def _textfile_dir(config: Path, settings: Mapping[str, str] | None) -> Path | None:
+    """Where metrics go, by these settings or (None) by the file that is there; None for nowhere."""
+    try:
+        if settings is not None:
+            return load(None, {}, settings).textfile_dir
+        return load(config, {}, {}, path_required=False).textfile_dir
+    except ConfigError:  # which every other command says
+        return None
+
+
+def _granted(tree: Tree) -> Path | None:
+    """The folder that an earlier `install` let the units write to; None for none. Raises OSError."""
+    drop_in = tree.at(UNIT_DIR / TEXTFILE)
+    return folder_of(drop_in.read_text(encoding="utf-8", errors="replace")) if drop_in.is_file() else None
+
+
+def _doubt(folder: Path, tree: Tree) -> str | None:
+    """Why the units may be unable to write metrics there; None if they are not."""
+    if any(folder.is_relative_to(hidden) for hidden in HIDDEN_FROM_UNITS):
+        return "systemd units cannot see this place (ProtectHome, PrivateTmp)"
+    try:
+        status = tree.at(folder, follow=True).stat()
+    except OSError as error:
+        return f"{error.strerror}: no metrics are written until there is a folder that belongs to root"
+    write = stat.S_IWUSR if status.st_uid == 0 else stat.S_IWGRP if status.st_gid == 0 else stat.S_IWOTH
+    if not stat.S_ISDIR(status.st_mode) or not status.st_mode & write:
+        return (
+            "not a folder of root's: the units run as root without root's powers, and cannot write there; "
+            "`chown root` it, node_exporter only reads it"
+        )
+    return None
+
+
+def _remove_metrics(folder: Path, tree: Tree, report: Reporter) -> None:
+    """Remove what was written for node_exporter: it would tell of this node for ever. One that stays is named."""
+    for path in textfile.written(tree.at(folder, follow=True)):
+        if tree.preview is not None:
+            tree.preview.command("rm", str(path))
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            report.warning(f"kept {path}: {error.strerror}; remove it, node_exporter still reads it")
+
+
+def _withdraw(tree: Tree, path: Path) -> None:
+    """Remove a file that an earlier run wrote and that is not wanted any more, unless somebody edited it."""
+    if str(path) in tree.files and tree.unchanged(str(path)):
+        tree.remove(str(path))
+        if tree.preview is None:
+            tree.forget([path])
 
 
 def configured(config: Path) -> bool:
@@ -140,6 +214,8 @@ def uninstall(
         # All places are worked out before anything is removed: a link that leads out of the image stops it here.
         recorded = {path: tree.at(path) for path in {**tree.files, **tree.pending}}
         folders = [tree.at(folder) for folder in tree.folders]
+        # By the configuration and by the drop-in: one of them may have been changed.
+        metrics = {f for f in (_textfile_dir(tree.at(CONFIG_FILE), None), _granted(tree)) if f is not None}
         present = [
             unit
             for unit in UNITS
@@ -174,6 +250,8 @@ def uninstall(
                 report.warning(
                     f"kept {place}: it was changed since it was installed; remove it if you no longer need it"
                 )
+        for folder in metrics:
+            _remove_metrics(folder, tree, report)
         for kept in tree.clear_state():
             report.warning(
                 f"kept {kept}: bytes of a hosts file whose writing was interrupted; remove it if you do not need it"

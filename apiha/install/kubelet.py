@@ -153,7 +153,7 @@ class Switch:
         except ValueError as error:
             raise ConfigError(f"--kubelet: {self.path}: not a kubeconfig: {error}") from None
         if server is None:
-            raise ConfigError(f"--kubelet: {self.path} names no server")
+            raise ConfigError(f"--kubelet: {self.path} has no server")
         return data, server
 
     @contextmanager

@@ -103,7 +103,7 @@ class NodeInstaller:
         if code == "0":
             return ""
         errors = [message for level, message in said if level == "error"] or self._told
-        return errors[-1] if errors else f"{UNIT} ended without a word after at most {UNIT_TIMEOUT:.0f} s"
+        return errors[-1] if errors else f"{UNIT} ended without output after at most {UNIT_TIMEOUT:.0f} s"
 
     def _say(self, state: str) -> None:
         """Replace the file as a whole; raises ApihaError."""

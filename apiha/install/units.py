@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,8 @@ DROP_INS = (
     "apiha-failfast.service.d/20-netfilter.conf",
     "apiha-failfast-refresh.service.d/20-systemd.conf",
 )
+# Written by `apiha install` where textfile_dir is set. Its number comes after those above, which empty the list.
+TEXTFILE = "apiha-.service.d/30-textfile.conf"
 KUBELET_HTTP2 = "kubelet.service.d/20-apiha-http2.conf"
 SYSTEMCTL_TIMEOUT = 90.0  # seconds; systemd's own DefaultTimeoutStopSec
 
@@ -41,6 +44,21 @@ def shipped(name: str) -> str:
     inside: Traversable = resources.files("apiha") / "systemd"
     folder = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "systemd"
     return folder.joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def textfile_drop_in(folder: Path) -> str:
+    """The drop-in by which every service may write its metrics into this folder; one that is missing is no error."""
+    return f"""\
+# The metrics for node_exporter go there (textfile_dir in the configuration).
+[Service]
+ReadWritePaths=-{folder}
+"""
+
+
+def folder_of(drop_in: str) -> Path | None:
+    """The folder that such a drop-in names; None for a text that is not one."""
+    found = re.search(r"^ReadWritePaths=-(/\S+)$", drop_in, re.MULTILINE)
+    return None if found is None or ".." in found[1].split("/") else Path(found[1])
 
 
 def wanted_by(unit: str) -> list[str]:

@@ -21,7 +21,7 @@ from apiha.node.choice import interleave, put_last
 from apiha.node.learned import node_prober
 from apiha.paths import MACHINE_ID, STATE_DIR
 from apiha.preview import Preview
-from apiha.probe import Prober, trial_order
+from apiha.probe import Prober, ProbeResult, trial_order
 
 LOOPBACK = "127.0.0.1"  # where a control-plane node's own API server answers
 # machine-id(5); "uninitialized" stands there on the first boot of an image.
@@ -47,6 +47,7 @@ class Node:
     make_prober: Callable[[Config], Prober] = Prober.from_config
     make_timeless_prober: Callable[[Config], Prober] = Prober.timeless
     make_node_prober: Callable[[Config], AbstractContextManager[Prober]] = node_prober
+    observe: Callable[[ProbeResult], None] | None = None  # told of what `prober` finds
     _unsaved: memory.Memory | None = None
     _warned: set[str] = field(default_factory=set)
 
@@ -119,6 +120,8 @@ class Node:
             self.warn_once(f"{error}; going on without a client certificate")
         for doubt in getattr(prober, "doubts", ()):
             self.warn_once(doubt)
+        if self.observe is not None:
+            prober.observe = self.observe
         return prober
 
     def warn_once(self, message: str) -> None:

@@ -34,19 +34,27 @@ def learn(node: Node, endpoint: Endpoint) -> None:
         new = new if drained is None else replace(new, drained=drained)
         if new.worth_saving(before):
             added = [endpoint for endpoint in new.endpoints if endpoint not in before.endpoints]
-            node.remember(new)
+            _keep(node, new)
             if added:
                 node.report.info(f"learned the control planes: {', '.join(map(str, sorted(found)))}")
     except OtherCluster:
         raise
     except Refused as error:
         node.warn_once(f"control planes not learned: {error}")
-    except (ConfigError, NotLearned) as error:
+    except (ConfigError, NotLearned, OSError) as error:
         node.report.debug(f"control planes not learned: {error}")
-    except OSError as error:
-        node.report.debug(f"control planes not kept in {node.state_dir}: {error.strerror}")
     except Exception as error:  # a stranger's bytes; whatever it is, the block matters more
         node.warn_once(f"control planes not learned: {type(error).__name__}: {error}")
+
+
+def _keep(node: Node, new: Memory) -> None:
+    """Keep it for the next boot too; a disk that does not take it is told."""
+    try:
+        node.remember(new)
+    except OSError as error:
+        node.warn_once(
+            f"control planes not kept in {node.state_dir}: {error.strerror}; the next boot will not know them"
+        )
 
 
 def _recognised(node: Node, endpoint: Endpoint, before: Memory, seen: Cluster) -> Memory:

@@ -110,7 +110,7 @@ def _json(endpoint: Endpoint, data: bytes) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise NotLearned(f"{endpoint} answered with something else than JSON ({error})") from None
+        raise NotLearned(f"{endpoint} answered with something that is not JSON ({error})") from None
 
 
 def _get(prober: Prober, endpoint: Endpoint, path: str) -> tuple[int, bytes]:

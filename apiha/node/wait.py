@@ -34,9 +34,15 @@ def wait_vip(node: Node, *, timeout: float | None = None) -> Block:
 
     `timeout` in seconds, None for no limit. Returns the addresses of the block. Raises VipTimeout, or what was in the
     way all the time: ConfigError for a CA that is not there (on a node that has yet to join) or cannot be used.
+
+    Without a VIP, and with control planes, there is nothing to wait for: such a node stays with its control planes, and
+    apiha-vip.service must not fail at each of its boots. With neither: ConfigError.
     """
     if node.config.role == "control-plane":
         node.report.info("role is control-plane: the name stays at 127.0.0.1, there is nothing to wait for")
+        return node.block()
+    if node.config.vip is None and node.config.control_plane:
+        node.report.info("vip is not set: the name stays at a control plane, there is nothing to wait for")
         return node.block()
     return _Wait(node, require_vip(node.config), timeout).run()
 

@@ -74,6 +74,45 @@ def look(
     )
 
 
+def look_after_pass(
+    config: Config,
+    hosts_file: Path,
+    state_dir: Path,
+    results: Iterable[ProbeResult],
+    *,
+    now: datetime,
+    ask: bool = False,
+    root: Path = Path("/"),
+) -> Observations:
+    """What a pass can see when it has done its work: `results` are those of its own probes.
+
+    The sandbox keeps systemd and the kernel's table from it: these two are not looked at. With `ask` a control-plane
+    node, which asks nobody before it writes its block, asks now.
+    """
+    answers = [Answer("vip" if r.endpoint == config.vip_endpoint else "control-plane", r) for r in results]
+    config_error = ""
+    if ask and config.role == "control-plane":
+        try:
+            answers = probe_addresses(config, state_dir)
+        except ConfigError as error:
+            config_error = str(error)
+    hosts = look_at_hosts(config, hosts_file, state_dir)
+    return Observations(
+        config,
+        now,
+        hosts=hosts,
+        sources=sources(hosts.block.addresses if hosts.block else ()),
+        ca=look_at_ca(config),
+        config_error=config_error,
+        control_planes=tuple(_control_planes(config, state_dir)),
+        all_known=_may_read_learned(state_dir),
+        answers=tuple(sorted(answers, key=lambda answer: (answer.role, answer.result.endpoint))),
+        kubelet=_look_at_kubelet(root),
+        rewritten_by=cloud_init_rewrites(root),
+        nsswitch=_nsswitch(root),
+    )
+
+
 def look_unconfigured(
     error: ConfigError, hosts_file: Path, state_dir: Path, *, root: Path = Path("/")
 ) -> Observations:

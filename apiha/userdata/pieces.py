@@ -8,9 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apiha.config import short_text
+from apiha.config import load, short_text
 from apiha.errors import ConfigError
-from apiha.install.units import DROP_INS, KUBELET_HTTP2, UNITS, enableable, shipped, wanted_by
+from apiha.install.units import (
+    DROP_INS,
+    KUBELET_HTTP2,
+    TEXTFILE,
+    UNITS,
+    enableable,
+    shipped,
+    textfile_drop_in,
+    wanted_by,
+)
 from apiha.paths import CONFIG_FILE, KUBEADM_CA, PROGRAM, UNIT_DIR
 
 CA_FILE = Path("/etc/apiha/ca.crt")  # not kubeadm's own: `kubeadm join` refuses to start where that exists
@@ -172,6 +181,9 @@ def ignition(plan: Plan) -> tuple[list[NodeFile], list[Unit]]:
         files.append(NodeFile(IGNITION_PROGRAM, url=program.url, sha256=program.sha256, mode=0o755))
     if not program.in_image:
         found, drop_ins = units(IGNITION_PROGRAM, kubelet_http2=plan.kubelet_http2)
+        folder = load(None, {}, dict(plan.settings)).textfile_dir
+        if folder is not None:
+            drop_ins[UNIT_DIR / TEXTFILE] = textfile_drop_in(folder)
         files += [NodeFile(path, bare(text)) for path, text in drop_ins.items()]
         found = [Unit(unit.name, bare(unit.text), unit.enabled) for unit in found]
     if plan.join is not None:

@@ -8,8 +8,10 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from apiha.endpoint import Endpoint
+from apiha.failfast.table import Table
 from tests.support.failfast import Lab, lose
 from tests.support.netns import Network, requires_root
 
@@ -118,8 +120,23 @@ class Ordinary:
         await asyncio.sleep(self.rng.expovariate(1 / 30))
 
 
-def test_in_an_hour_with_two_percent_loss_no_client_notices_anything() -> None:
-    """No connection is reset, no client fails; a few that lost a SYN in a quiet second took their next address."""
+@dataclass(frozen=True)
+class Hour:
+    """What came of one."""
+
+    told: str
+    leases: int
+    noticed: Counter[str]
+    table: Table
+
+    @property
+    def unnoticed(self) -> bool:
+        """No connection was reset, and no client failed."""
+        return not self.noticed and not sum(breaker.cut for breaker in self.table.breakers)
+
+
+def an_hour() -> Hour:
+    """Sixty nodes for a minute."""
     seed = random.SystemRandom().randrange(1 << 32)
     ports = list(range(20000, 20000 + NODES))
     with Network() as network, contextlib.closing(Lab(network)) as lab:
@@ -147,14 +164,21 @@ def test_in_an_hour_with_two_percent_loss_no_client_notices_anything() -> None:
             lose(plane, hook, f"numgen random mod 100 < {LOSS}", table=f"loss_{hook}")
         lab.worker.call(asyncio.run, run_nodes())
         table = lab.table()
-        told = f"seed {seed}: {dict(ordinary.done)}, noticed {dict(ordinary.noticed)}"
-        assert ordinary.done["lease"] > NODES * 8, told
-        assert not ordinary.noticed, told
-        assert sum(breaker.cut for breaker in table.breakers) == 0, told
-        print(
-            told,
-            "refused",
-            sum(b.refused for b in table.breakers),
-            "silences",
-            sum(b.silences for b in table.breakers),
+        told = (
+            f"seed {seed}: {dict(ordinary.done)}, noticed {dict(ordinary.noticed)}, "
+            f"refused {sum(b.refused for b in table.breakers)}, cut {sum(b.cut for b in table.breakers)}, "
+            f"silences {sum(b.silences for b in table.breakers)}"
         )
+        print(told)
+        return Hour(told, ordinary.done["lease"], ordinary.noticed, table)
+
+
+def test_in_an_hour_with_two_percent_loss_no_client_notices_anything() -> None:
+    """No connection is reset, no client fails; a few that lost a SYN in a quiet second took their next address."""
+    hours = [an_hour()]
+    # Four packets in a row are lost once in 400,000 requests (docs/fail-fast.md), and an hour has a thousand: in one of
+    # some 300 a connection is reset, and rightly. In two after another it is not chance.
+    if not hours[0].unnoticed:
+        hours.append(an_hour())
+    assert hours[-1].unnoticed, [hour.told for hour in hours]
+    assert all(hour.leases > NODES * 8 for hour in hours), [hour.told for hour in hours]

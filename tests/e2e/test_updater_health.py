@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.kube import Cluster
 from tests.support.netns import Host, requires_root
+from tests.support.stalls import seconds_since, watch_for_stalls
 from tests.support.updater import SLICES, Api, Updater, addresses_of, ready_of, wait_for
 
 pytestmark = requires_root
@@ -56,9 +57,10 @@ def ready_is(cluster: Cluster, server: int, addresses: list[str]) -> Callable[[]
 
 def time_until(what: str, condition: Callable[[], bool], limit: float) -> float:
     """Seconds until the condition holds."""
+    watch_for_stalls()
     started = time.monotonic()
     wait_for(what, condition, limit, pause=0.02)
-    return time.monotonic() - started
+    return seconds_since(started)
 
 
 def test_a_control_plane_that_loses_power_leaves_within_three_seconds(cluster: Cluster, pod: Host) -> None:

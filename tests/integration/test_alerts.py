@@ -13,6 +13,7 @@ import yaml
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 RULES, TESTS = DEPLOY / "apiha-rules.yaml", DEPLOY / "apiha-rules-test.yaml"
+NODE_TESTS = DEPLOY / "apiha-node-rules-test.yaml"  # run by tests/unit/test_node_metrics.py
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
@@ -32,7 +33,8 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not()
     alerts = {
         rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
     }
-    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    tests = [test for file in (TESTS, NODE_TESTS) for test in yaml.safe_load(file.read_text())["tests"]]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
     quiet = {case["alertname"] for case in cases if not case["exp_alerts"]}
     assert quiet >= alerts - {"ApihaProblem"}

@@ -104,7 +104,7 @@ def test_shell_completion_source(worker: Worker, shell: str) -> None:
 
 
 def test_shell_completion_in_a_real_bash(worker: Worker, tmp_path: Path) -> None:
-    """In bash, `apiha re<Tab>` completes to `reconcile`, and `apiha --log-format <Tab>` to its values."""
+    """In bash, `apiha rec<Tab>` completes to `reconcile`, and `apiha --log-format <Tab>` to its values."""
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("needs bash: install it")
@@ -119,7 +119,7 @@ def test_shell_completion_in_a_real_bash(worker: Worker, tmp_path: Path) -> None
             _apiha_completion apiha
             echo "${COMPREPLY[@]}"
         }
-        try apiha re; try apiha --log-format ''; try apiha pin-host --wa
+        try apiha rec; try apiha --log-format ''; try apiha pin-host --wa
     """
     environ = worker.environ()
     environ["PATH"] = f"{program.parent}:{environ['PATH']}"
@@ -198,6 +198,7 @@ def test_every_setting_is_a_flag_of_every_command(worker: Worker, cluster: Clust
         "hedge_delay": "100ms",
         "on_conflict": "refuse",
         "fail_fast": "off",
+        "textfile_dir": "/var/lib/metrics",
         "insecure_skip_tls_verify": "false",
     }
     client = cluster.authority.issue_client()

@@ -52,6 +52,7 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     answers: dict[Endpoint, Callable[[float], Health]] = field(default_factory=dict)
     asked: list[tuple[float, Endpoint]] = field(default_factory=list)
+    observe: Callable[[ProbeResult], None] | None = None
 
     def __post_init__(self) -> None:
         self.start = self.clock.time
@@ -75,7 +76,10 @@ class World:
         self.asked.append((self.elapsed, endpoint))
         answer = self.answers.get(endpoint)
         health = answer(self.elapsed) if answer else REFUSED
-        return ProbeResult(endpoint, health, latency=0.001, detail=f"{health.value} it is")
+        result = ProbeResult(endpoint, health, latency=0.001, detail=f"{health.value} it is")
+        if self.observe is not None:
+            self.observe(result)
+        return result
 
     def timeless(self) -> World:
         """The world as a prober sees it that does not mind the clock; this one sees no more."""

@@ -47,6 +47,7 @@ SOURCES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "hedge_delay": (("0.2", 0.2), ("50ms", 0.05), ("1s", 1.0)),
     "on_conflict": (("adopt", "adopt"), ("refuse", "refuse"), ("adopt", "adopt")),
     "fail_fast": (("off", "off"), ("pods", "pods"), ("off", "off")),  # YAML's `off` is a boolean
+    "textfile_dir": (("/a/b", Path("/a/b")), ("/b", Path("/b")), ("/c.d", Path("/c.d"))),
     "insecure_skip_tls_verify": (("true", True), ("false", False), ("1", True)),
 }
 

@@ -121,7 +121,7 @@ def test_without_the_service_it_says_what_to_apply(server: ApiServer, kubelet: P
     [
         (lambda path: path.unlink(), ConfigError, "cannot read a kubeconfig: No such file or directory"),
         (lambda path: path.write_text("{"), ConfigError, "not a kubeconfig"),
-        (lambda path: path.write_text("kind: Config\n"), ConfigError, "names no server"),
+        (lambda path: path.write_text("kind: Config\n"), ConfigError, "has no server"),
     ],
     ids=["missing", "damaged", "empty"],
 )
@@ -140,8 +140,8 @@ def test_a_kubelet_conf_that_cannot_serve(
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("client-certificate-data", "ignored", "names no client certificate"),
-        ("certificate-authority-data", "ignored", "names no CA"),
+        ("client-certificate-data", "ignored", "has no client certificate"),
+        ("certificate-authority-data", "ignored", "has no CA"),
         ("server: https", "server: http", "expected https://HOST:PORT"),
         ("tls-server-name: ", "proxy-url: http://", "through http://"),
     ],

@@ -97,7 +97,7 @@ def test_the_file_is_run_on_the_node_with_the_arguments(tmp_path: Path, systemd:
             ["warning: w", "error: it broke"],
         ),
         ("sys.exit('too old')", "too old", ["warning: too old"]),
-        ("sys.exit(3)", "install-apiha.service ended without a word after at most 300 s", []),
+        ("sys.exit(3)", "install-apiha.service ended without output after at most 300 s", []),
     ],
 )
 def test_a_failure_has_a_reason(
@@ -129,7 +129,7 @@ def test_a_unit_that_never_ends_is_given_up(
 
     runs, _ = installer(tmp_path, systemd, "")
     runs.start = start
-    assert "ended without a word" in runs.once()
+    assert "ended without output" in runs.once()
     os.close(kept[0])
 
 

@@ -60,7 +60,7 @@ def test_what_is_no_text_is_not_printed() -> None:
     preview.file("/usr/local/bin/apiha", None, b"PK\0\0")
     preview.file("/usr/local/bin/apiha", b"PK\0\0", None)
     preview.file("/etc/hosts", b"# caf\xe9\n", b"# caf\xe9\nx\n")
-    assert shown[0] == "would write /usr/local/bin/apiha: 4 bytes, no text"
+    assert shown[0] == "would write /usr/local/bin/apiha: 4 bytes, not text"
     assert shown[1] == "would remove /usr/local/bin/apiha"
     assert "\\xe9" in shown[2]
 

@@ -196,10 +196,17 @@ def test_wait_vip_decides_about_a_swapped_block_within_two_seconds(node: Node, w
     assert block(node)[0] == A.address
 
 
-def test_wait_vip_without_a_vip(node: Node) -> None:
-    """No VIP configured: ConfigError, naming the key."""
+def test_wait_vip_without_a_vip(node: Node, world: World) -> None:
+    """A worker that stays with its control planes: nothing to wait for, nothing is asked, the block is as it was."""
+    node.hosts.pin(HOST, [A.address, B.address])
+    assert wait_vip(with_config(node, vip=None)) == (A.address, B.address)
+    assert world.asked == []
+
+
+def test_wait_vip_with_nothing_configured(node: Node) -> None:
+    """No VIP, and no control plane to stay with: ConfigError, naming the key."""
     with pytest.raises(ConfigError, match="vip"):
-        wait_vip(with_config(node, vip=None))
+        wait_vip(with_config(node, vip=None, control_plane=()))
 
 
 def test_bootstrap_shares_one_time_limit(node: Node, world: World) -> None:
