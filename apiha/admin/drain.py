@@ -62,7 +62,7 @@ def drain(
         whom = (
             f"kube-proxy on {len(proxies)} node{'' if len(proxies) == 1 else 's'}"
             if proxies
-            else "kube-proxy (no Pods of it are to be seen here)"
+            else "kube-proxy (none of its Pods can be seen from here)"
         )
         report.info(
             f"the Service sends no new connections to {address}; waiting {format_duration(period + settle)} for "

@@ -60,12 +60,12 @@ def control_plane_command(
     """Take a control plane out of service for maintenance, and back.
 
     \b
-    list             which control planes there are, which are ready, which are drained
-    drain ADDRESS    send no new connections there; says when it is safe to stop, and what is still connected
+    list             all control planes: ready, drained, what is connected
+    drain ADDRESS    no new connections go there; says when it is safe to stop
     undrain ADDRESS  take it back; says when it is ready
 
     Runs kubectl, on any machine with an admin kubeconfig. Exit code 12 if it is refused: the last ready control plane
-    is never drained. Exit code 13 if the updater does not follow within --timeout.
+    is never drained, and no address that is none. Exit code 13 if the updater does not follow within --timeout.
     """
     from apiha.admin import drain as drains
     from apiha.admin.cluster import Cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,29 @@ def test_drain_list_and_undrain(cluster: Cluster, updater: Updater) -> None:
         assert (code, out) == (0, "10.0.0.12 is ready: it gets new connections again\n"), err
         assert ready(cluster) == ALL
         second.terminate()
+
+
+def test_what_was_done_already_is_well_and_an_interrupted_wait_says_what_stands(
+    cluster: Cluster, updater: Updater
+) -> None:
+    """^C while the nodes follow; drained again, undrained twice: each says how it is, and how it goes on."""
+    process = start(cluster, "control-plane", "drain", ALL[1], "--settle", "60s")
+    assert process.stderr is not None
+    before = [process.stderr.readline() for _ in range(2)]
+    assert "waiting 1m01s for kube-proxy" in before[1]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    warning, last = err.splitlines()
+    assert warning.startswith(f"apiha: warning: do not stop {ALL[1]} yet: it stays marked as drained")
+    assert last == "apiha: error: interrupted"
+    code, out, err = apiha(cluster, "control-plane", "drain", ALL[1], "--settle", "0s")
+    assert (code, "safe to stop" in out) == (0, True)
+    assert f"{ALL[1]} was marked as drained already" in err
+    for said in ("is no longer marked as drained", "was not marked as drained"):
+        code, out, err = apiha(cluster, "control-plane", "undrain", ALL[1])
+        assert (code, out) == (0, f"{ALL[1]} is ready: it gets new connections again\n")
+        assert said in err
 
 
 def test_of_two_drains_at_the_same_time_one_is_refused(cluster: Cluster, updater: Updater) -> None:
