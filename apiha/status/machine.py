@@ -105,6 +105,7 @@ def look_after_pass(
         ca=look_at_ca(config),
         config_error=config_error,
         control_planes=tuple(_control_planes(config, state_dir)),
+        drained=memory.load(state_dir).drained,
         all_known=_may_read_learned(state_dir),
         answers=tuple(sorted(answers, key=lambda answer: (answer.role, answer.result.endpoint))),
         kubelet=_look_at_kubelet(root),

@@ -10,35 +10,41 @@ from apiha import __version__
 from apiha.columns import columns
 from apiha.durations import format_duration
 from apiha.failfast.show import summary, table_json
+from apiha.findings import Finding
 from apiha.status.model import Answer, Status
 
 
-def status_text(status: Status) -> str:
-    """The status for people; each finding with what to do and where it is explained."""
+def status_text(status: Status, *, problems_first: bool = False) -> str:
+    """The status for people; each finding with what to do and where it is explained.
+
+    `problems_first` for a screen that may be too low for all of it.
+    """
     seen = status.seen
-    parts = [f"{seen.config.host} in {seen.hosts.path}: {status.meaning}"]
+    head = [f"{seen.config.host} in {seen.hosts.path}: {status.meaning}"]
     if seen.hosts.block and seen.hosts.block.addresses:
-        parts.append("  " + ", then ".join(seen.hosts.block.addresses))
+        head.append("  " + ", then ".join(seen.hosts.block.addresses))
     if seen.drained:
-        parts.append(f"  drained for maintenance, so tried last: {', '.join(sorted(seen.drained))}")
-    if seen.answers:
-        parts += ["", probe_table(seen.answers)]
+        head.append(f"  drained for maintenance, so tried last: {', '.join(sorted(seen.drained))}")
+    looked = [[probe_table(seen.answers)]] if seen.answers else []
     if seen.fail_fast.table is not None:
-        parts += ["", "Fail fast:", *(f"  {line}" for line in summary(seen.fail_fast.table))]
-    parts += ["", "Units:"]
+        looked.append(["Fail fast:", *(f"  {line}" for line in summary(seen.fail_fast.table))])
     if seen.units:
-        parts.append(columns([[unit.name, str(unit)] for unit in seen.units], indent="  "))
+        looked.append(["Units:", columns([[unit.name, str(unit)] for unit in seen.units], indent="  ")])
     else:
-        parts.append("  systemd does not run here")
-    parts.append("")
-    if not status.findings:
-        parts.append("Nothing is wrong.")
-    else:
-        parts.append("Problems:")
-        for finding in status.findings:
-            parts.append(f"  {finding.severity.value.upper()}: {finding.message}")
-            parts += [f"    -> {finding.advice}", f"    see {finding.link}"]
-    return "\n".join(parts)
+        looked.append(["Units:", "  systemd does not run here"])
+    problems = _problems(status.findings)
+    parts = [head, problems, *looked] if problems_first else [head, *looked, problems]
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _problems(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return ["Nothing is wrong."]
+    lines = ["Problems:"]
+    for finding in findings:
+        lines.append(f"  {finding.severity.value.upper()}: {finding.message}")
+        lines += [f"    -> {finding.advice}", f"    see {finding.link}"]
+    return lines
 
 
 def status_json(status: Status) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def watch(
         while True:
             status = look()
             code = status.exit_code
-            text = f"{_title(clock.now())}\n\n{status_text(status)}"
+            text = f"{_title(clock.now())}\n\n{status_text(status, problems_first=True)}"
             if size is None:
                 write(f"{text}\n\n")
             else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,8 @@ pytestmark = [
 
 PLANES = ("10.0.0.11", "10.0.0.12")
 TABLES = {rules.TABLE, *rules.KNOCK_TABLES}
+STARTERS = ("apiha-reconcile.timer", "apiha-reconcile.path", "apiha-failfast-refresh.path")
+TEXTFILES = "/var/lib/prometheus/node-exporter"
 KUBELET = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 NFTABLES_CONF = "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter { }\n"
 
@@ -197,6 +201,120 @@ def test_without_nft_the_unit_is_content_and_status_says_why(worker: Machine) ->
         assert "the program `nft` is not installed" in found["fail-fast"]
     finally:
         nft.with_suffix(".away").rename(nft)
+
+
+def wait_until_idle(machine: Machine) -> None:
+    """No unit of apiha runs, or is about to."""
+    machine.wait_until(
+        lambda: (
+            "apiha" not in machine.run(["systemctl", "list-jobs"]).stdout
+            and machine.show("apiha-failfast.service")["ActiveState"] in ("active", "inactive")
+        ),
+        "no unit of apiha runs",
+    )
+
+
+@pytest.fixture
+def metrics(worker: Machine) -> Iterator[Callable[[str], dict[str, float]]]:
+    """The worker told to write metrics, and what a file of them holds: name with labels to value.
+
+    Passes are started by the tests alone meanwhile.
+    """
+    config = worker.read("/etc/apiha/config.yaml")
+    worker.systemctl("stop", *STARTERS)
+    wait_until_idle(worker)
+    worker.path(TEXTFILES).mkdir(parents=True, exist_ok=True)
+    worker.write("/etc/apiha/config.yaml", f"{config}textfile_dir: {TEXTFILES}\n")
+    worker.run(["python3", "/opt/apiha.pyz", "install"])
+
+    def read(name: str) -> dict[str, float]:
+        lines = [line for line in worker.read(f"{TEXTFILES}/{name}").splitlines() if not line.startswith("#")]
+        return {metric: float(value) for metric, _, value in (line.rpartition(" ") for line in lines)}
+
+    yield read
+    wait_until_idle(worker)
+    worker.write("/etc/apiha/config.yaml", config)
+    worker.run(["python3", "/opt/apiha.pyz", "install"])
+    worker.systemctl("start", *STARTERS)
+    assert list(worker.path(TEXTFILES).iterdir()) == []
+    assert not worker.path("/etc/systemd/system/apiha-.service.d/30-textfile.conf").exists()
+
+
+def test_the_sandboxed_units_write_their_metrics(
+    worker: Machine, metrics: Callable[[str], dict[str, float]]
+) -> None:
+    """The pin, the reconcile behind it, and fail fast, whose own drop-in empties the list of writable folders first."""
+    said = len(worker.journal("apiha-*"))
+    for unit in ("bootstrap", "failfast"):
+        worker.systemctl("restart", f"apiha-{unit}.service")
+    found = metrics("apiha_failfast.prom")
+    assert found["apiha_node_fail_fast_loaded"] == 1
+    assert {
+        found[f'apiha_node_fail_fast_silences_total{{address="{a}:6443",clients="node"}}'] for a in PLANES
+    } == {0}
+    worker.systemctl("start", "apiha-reconcile.service")
+    found = metrics("apiha_node.prom")
+    assert found['apiha_node_block_state{state="pinned"}'] == 1
+    assert [found[f'apiha_node_control_plane_up{{address="{a}:6443"}}'] for a in PLANES] == [1, 1]
+    assert found['apiha_node_problems{severity="error"}'] == 0
+    assert time.time() - found["apiha_node_last_success_timestamp_seconds"] < 60
+    assert worker.path(f"{TEXTFILES}/apiha_node.prom").stat().st_mode & 0o777 == 0o644
+    assert {path.name for path in worker.path(TEXTFILES).iterdir()} == {
+        "apiha_node.prom",
+        "apiha_failfast.prom",
+    }
+    assert [e.message for e in worker.journal("apiha-*")[said:] if "metrics" in e.message] == []
+
+
+def test_a_folder_of_metrics_that_cannot_be_written_holds_nobody_back(
+    worker: Machine, metrics: Callable[[str], dict[str, float]]
+) -> None:
+    """Of another user, then full, then gone: each pass is as good as ever, with one warning in the journal."""
+    folder = worker.path(TEXTFILES)
+    os.chown(folder, 4711, 4711)
+    said = []
+    for step, why in (
+        (None, "Permission denied"),
+        ("full", "No space left on device"),
+        ("gone", "No such file"),
+    ):
+        if step == "full":
+            os.chown(folder, 0, 0)
+            worker.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=755", "tmpfs", TEXTFILES])
+            worker.run(["sh", "-c", f"cat /dev/zero >{TEXTFILES}/full 2>/dev/null; true"])
+        elif step == "gone":
+            worker.run(["umount", TEXTFILES])
+            shutil.rmtree(folder)
+        before = len(worker.journal("apiha-bootstrap.service"))
+        worker.systemctl("restart", "apiha-bootstrap.service")
+        assert worker.show("apiha-bootstrap.service")["Result"] == "success"
+        new = worker.journal("apiha-bootstrap.service")[before:]
+        said = [(e.message, e.priority) for e in new if "textfile_dir" in e.message]
+        assert len(said) == 1, new
+        assert why in said[0][0], new
+        assert said[0][1] == 4
+    folder.mkdir()
+
+
+def test_a_report_has_the_real_journal_and_table_and_no_private_line(worker: Machine) -> None:
+    """Listed first. What another line of the hosts file says is in none of the pieces."""
+    hosts = worker.read("/etc/hosts")
+    worker.write("/etc/hosts", f"10.9.8.7 payroll.corp.example # the boss\n{hosts}")
+    try:
+        done = worker.run(["/usr/local/bin/apiha", "report", "/root/r.tar.gz"])
+    finally:
+        worker.write("/etc/hosts", hosts)
+    with tarfile.open(worker.path("/root/r.tar.gz")) as tar:
+        texts = {m.name.partition("/")[2]: file.read().decode() for m in tar if (file := tar.extractfile(m))}
+    worker.path("/root/r.tar.gz").unlink()
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == list(texts)
+    assert "apiha[" in texts["journal.txt"]
+    assert "watching the node's connections to 10.0.0.11:6443" in texts["journal.txt"]
+    assert texts["nftables.txt"].startswith("table inet apiha {\n")
+    assert "(IPv4 address)\t(1 name)\n" in texts["hosts.txt"]
+    assert [word for word in ("payroll", "boss", "10.9.8.7") if word in "".join(texts.values())] == []
+    assert "Debian" in texts["about.txt"]
+    assert "control_plane: 10.0.0.11:6443, 10.0.0.12:6443" in texts["config.txt"]
 
 
 def test_a_foreign_table_is_left_alone(worker: Machine) -> None:

@@ -535,6 +535,26 @@ def test_control_c_on_a_terminal(joined: Worker, cluster: Cluster) -> None:
     assert "Traceback" not in seen.written
 
 
+def test_the_status_is_watched_on_a_terminal(joined: Worker, cluster: Cluster) -> None:
+    """Drawn over itself, until ^C, which leaves the last screen alone; the exit code is that of a status."""
+    again = "\x1b[J\x1b[H"  # nothing below the end, and from the top
+    seen = on_a_terminal(joined, "status", "--watch", keys={again: b"\x03"})
+    assert seen.code == joined.run("status").code == 9, seen
+    assert seen.written.count("every 2 s; ^C ends") == 2
+    assert seen.written.count("has no block of apiha") == 2
+    assert seen.written.endswith("\x1b[J^C\r\n")
+    assert not re.search("Traceback|apiha: ", seen.written)
+
+
+def test_the_status_is_watched_without_a_terminal(joined: Worker, cluster: Cluster) -> None:
+    """One after the other; SIGINT ends it there as well."""
+    running = joined.start("status", "--watch")
+    assert running.process.stdout is not None
+    assert running.process.stdout.readline().endswith("Z, every 2 s; ^C ends\n")
+    running.process.send_signal(signal.SIGINT)
+    assert running.finish().code == 9
+
+
 # ------------------------------------------------------------------------------------------------- environment
 
 
