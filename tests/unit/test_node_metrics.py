@@ -171,6 +171,23 @@ def test_the_dashboard_s_queries_about_nodes_are_valid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_dashboard_has_what_grafana_s_schema_requires_and_no_two_panels_in_one_place() -> None:
+    """Ids are unique; legends and tooltips are whole (`VizLegendOptions`, `VizTooltipOptions` of @grafana/schema)."""
+    panels = json.loads((REPOSITORY / "deploy/grafana/apiha.json").read_text(encoding="utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [
+        (x, y)
+        for grid in (panel["gridPos"] for panel in panels)
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(x for x, _ in places) == 23
+    whole = {"legend": {"calcs", "displayMode", "placement", "showLegend"}, "tooltip": {"mode", "sort"}}
+    for options in (panel.get("options", {}) for panel in panels):
+        assert {key: set(options[key]) for key in whole if key in options}.items() <= whole.items()
+
+
 @pytest.mark.parametrize("file", ["deploy/prometheus/apiha-rules.yaml", "deploy/grafana/apiha.json"])
 def test_alerts_and_dashboard_use_metrics_that_nodes_write(file: str) -> None:
     """A misspelt one would never be seen to be missing."""
