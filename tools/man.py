@@ -52,7 +52,7 @@ def _page(lines: Iterator[str]) -> str:
 
 
 def _apiha_1() -> Iterator[str]:
-    root = click.Context(cli, info_name="apiha")
+    root = click.Context(cli, info_name="apiha", **cli.context_settings)  # as a run has it: with `-h`
     yield from _title("APIHA", 1, "User Commands")
     yield from (".SH NAME", f"apiha \\- {TAGLINE}", ".SH SYNOPSIS")
     yield from (".B apiha", _escaped(" ".join(cli.collect_usage_pieces(root))))
@@ -86,7 +86,8 @@ def _apiha_1() -> Iterator[str]:
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     """The options with their texts and defaults, as `--help` has them."""
-    for parameter in command.get_params(context):
+    # A command keeps the help option of whoever asked it first, by its names. A new command has those of this context.
+    for parameter in click.Command(command.name, params=command.params).get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
             names, text = record

@@ -85,6 +85,15 @@ def test_every_setting_is_in_apiha_yaml_5(setting: Setting, pages: dict[str, str
     assert shown in text
 
 
+def test_the_help_option_is_that_of_a_run_whoever_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-h, --help` stands with the group and every command, though click remembers names that others gave it."""
+    for command in (cli, *cli.commands.values()):
+        monkeypatch.setattr(command, "_help_option", None)
+        command.get_params(click.Context(command, help_option_names=["--stale"]))
+    text = plain(man.pages()["apiha.1"])
+    assert text.count("-h, --help Show this message and exit.") == 1 + len(COMMANDS)
+
+
 def test_what_begins_like_a_request_is_text(pages: dict[str, str]) -> None:
     """Every line that begins with a dot or a quote is one of the requests that the tool writes."""
     requests = {"TH", "SH", "SS", "PP", "TP", "IP", "B", "I", "nf", "fi", "RS", "RE", "br", "nh", "ad", '\\"'}
