@@ -5,6 +5,8 @@ The tests run in the order of the file, on one cluster. Bounds are for a small m
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.support.kubeadm.cluster import (
@@ -16,7 +18,7 @@ from tests.support.kubeadm.cluster import (
     failed_units,
     updaters,
 )
-from tests.support.kubeadm.disk import version
+from tests.support.kubeadm.disk import seed_cloud_init, version
 from tests.support.kubeadm.pages import block
 
 pytestmark = pytest.mark.timeout(1200)
@@ -82,6 +84,31 @@ def test_a_worker_joins_by_cloud_init(lab: Lab) -> None:
     status = node.sh("apiha status")
     assert "manage_etc_hosts" in status  # the warning that the page announces
     assert failed_units(node) == []
+
+
+@pytest.mark.full
+def test_a_worker_joins_by_the_user_data_that_apiha_prints(lab: Lab) -> None:
+    """`apiha user-data --join --embed` on a control plane, given to a machine: Ready, swapped, nothing wrong.
+
+    The command that stderr names makes the token invalid.
+    """
+    command = "apiha user-data --join --token-ttl 10m --embed /opt/apiha.pyz > /root/user-data"
+    said = lab.first.sh(command)
+    text = lab.first.read("/root/user-data").replace("kubeadm join ", f"kubeadm join {FLAGS} ")
+    node = lab.add("worker-3", boot=False)
+    node.path("/opt/apiha.pyz").unlink()  # the user data brings it
+    seed_cloud_init(node.root, text, node.name)
+    node.boot()
+    lab.wait_ready("worker-3", limit=180.0)
+    lab.wait_swapped(node)
+    assert "status: done" in node.sh("cloud-init status --wait", check=False)
+    assert "Nothing is wrong." in node.sh("apiha status", check=False)
+    assert failed_units(node) == []
+    lab.nodes.pop("worker-3").power_cut()
+    lab.first.sh("kubectl delete node worker-3")
+    invalidate = re.search("`(kubectl [^`]+)`", said)
+    assert invalidate, said
+    assert "deleted" in lab.first.sh(invalidate[1])
 
 
 @pytest.mark.full
