@@ -101,16 +101,19 @@ class Node:
         memory.save(self.state_dir, new, self.preview)
         self._unsaved = None if self.preview is None else new
 
-    def prober(self, *, timeless: bool = False) -> Prober:
+    def prober(self, *, timeless: bool = False, at_most: float | None = None) -> Prober:
         """A prober as the configuration describes it, without the client certificate if that cannot be used.
 
         The certificate shows readiness and nothing else: no reason not to boot. `timeless` as for
-        `make_timeless_prober`; whoever is asked then has not proved itself, so it is not shown who this node is.
-        Raises ConfigError.
+        `make_timeless_prober`; whoever is asked then has not proved itself, so it is not shown who this node is. Such a
+        probe takes `at_most` so many seconds. Raises ConfigError.
         """
         without = replace(self.config, client_cert=None, client_key=None)
         if timeless:
-            return self.make_timeless_prober(without)
+            longest = (
+                self.config.probe_timeout if at_most is None else min(self.config.probe_timeout, at_most)
+            )
+            return self.make_timeless_prober(replace(without, probe_timeout=longest))
         try:
             prober = self.make_prober(self.config)
         except ConfigError as error:

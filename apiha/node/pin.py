@@ -18,6 +18,7 @@ from apiha.node.trial import find_live, survey
 from apiha.probe import ProbeResult
 
 LAST_TRY = 1.0  # seconds that a try gets which starts when the time is nearly up
+LAST_LOOK = 0.5  # seconds that a look at the clocks of control planes gets when the time is up
 CLOCK_OFF = timedelta(
     hours=1
 )  # certificates begin and end at any time of a day: no smaller error explains much
@@ -27,8 +28,9 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> Block:
     """Point the name at a live control plane, the others after it; returns the addresses of the block.
 
     `address` asks for that one and no other. For up to `wait` seconds failures are tried again, and no try outlasts
-    that by more than `LAST_TRY`; without `wait` there is one try, which takes what it takes. Raises NoControlPlane if
-    nobody proved genuine, and whatever reading the CA or writing the hosts file raises.
+    that by more than `LAST_TRY` (and `LAST_LOOK` where the clocks differ); without `wait` there is one try, which takes
+    what it takes. Raises NoControlPlane if nobody proved genuine, and whatever reading the CA or writing the hosts file
+    raises.
     """
     if node.config.role == "control-plane" and address is None:
         return write_own(node)
@@ -49,7 +51,7 @@ def pin(node: Node, *, address: str | None = None, wait: float = 0.0) -> Block:
         node.report.status(f"trying {', '.join(map(str, order))}", now - start, deadline - now)
         until = max(deadline, now + LAST_TRY) if wait else None
         winner = find_live(prober.probe, race, node.clock, until=until)
-        winner = winner or _despite_the_clock(node, race.results)
+        winner = winner or _despite_the_clock(node, race.results, until)
         if winner is not None:
             return _write(node, winner, race.results)
         failures = failures_of(race.results) or failures  # the last race may have been cut before any answer
@@ -81,8 +83,12 @@ def _write(node: Node, winner: ProbeResult, results: Mapping[Endpoint, ProbeResu
         raise
 
 
-def _despite_the_clock(node: Node, results: Mapping[Endpoint, ProbeResult]) -> ProbeResult | None:
+def _despite_the_clock(
+    node: Node, results: Mapping[Endpoint, ProbeResult], until: float | None
+) -> ProbeResult | None:
     """A control plane whose certificate is only not valid by this machine's clock, if that clock is wrong; else None.
+
+    Looks until `until` (monotonic seconds), at least for `LAST_LOOK`; None: for `probe_timeout`.
 
     A machine may boot with a clock that is years off, and be put right by a time server later; kubelet needs its
     control plane then. The clock counts as wrong if the control plane's differs by more than `CLOCK_OFF`, and the
@@ -92,7 +98,8 @@ def _despite_the_clock(node: Node, results: Mapping[Endpoint, ProbeResult]) -> P
     suspects = [endpoint for endpoint, result in results.items() if result.clock_problem]
     if not suspects:
         return None
-    prober = node.prober(timeless=True)
+    left = None if until is None else max(LAST_LOOK, until - node.clock.monotonic())
+    prober = node.prober(timeless=True, at_most=left)
     now = node.clock.now()
     for result in survey(prober.probe, suspects).values():
         theirs, expires = result.server_time, result.certificate_expires

@@ -20,7 +20,7 @@ from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError, HostsConflict, NoControlPlane
 from apiha.node.context import Node, node_name
 from apiha.node.memory import FILE
-from apiha.node.pin import LAST_TRY, pin, unpin
+from apiha.node.pin import LAST_LOOK, LAST_TRY, pin, unpin
 from apiha.probe import Prober, ProbeResult
 from tests.support.world import (
     ALIVE,
@@ -302,6 +302,25 @@ def test_a_clock_that_is_years_off_is_no_reason_not_to_pin(
     else:
         with pytest.raises(NoControlPlane):
             pin(node)
+
+
+def test_a_look_at_the_clocks_does_not_outlast_the_wait(node: Node, world: World) -> None:
+    """A server that refuses nothing but the time, and hangs when it is asked without: a boot does not wait for it."""
+    with_config(node, probe_timeout=10.0)
+    expired = ProbeResult(A, UNTRUSTED, clock_problem=True)
+    world.probe = lambda endpoint: expired if endpoint == A else ProbeResult(endpoint, REFUSED)  # type: ignore[method-assign]
+    started, ends = node.clock.monotonic(), []
+
+    def timeless(config: Config) -> Prober:
+        ends.append(node.clock.monotonic() + config.probe_timeout)
+        node.clock.sleep(config.probe_timeout)
+        return cast(Prober, SimpleNamespace(probe=lambda _: ProbeResult(A, TIMEOUT)))
+
+    node.make_timeless_prober = timeless
+    with pytest.raises(NoControlPlane):
+        pin(node, wait=3.0)
+    assert ends
+    assert max(ends) <= started + 3.0 + LAST_TRY + LAST_LOOK
 
 
 def test_a_foreign_line_does_not_leave_the_node_with_a_dead_vip(node: Node, world: World) -> None:
