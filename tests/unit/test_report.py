@@ -168,7 +168,7 @@ def test_the_archive_holds_what_was_listed_and_nothing_private(
     assert [word for word in PRIVATE if word in whole] == []
     assert "10.96.0.100" in texts[f"{FOLDER}/hosts.txt"]
     assert json.loads(texts[f"{FOLDER}/status.json"])["exit_code"] == 0
-    assert texts[f"{FOLDER}/nftables.txt"].startswith("cannot be read: the program `nft` is not installed")
+    assert texts[f"{FOLDER}/nftables.txt"].startswith("missing: the program `nft` is not installed")
     assert "'(a line of the hosts file)'" in texts[f"{FOLDER}/journal.txt"]
 
 
@@ -231,7 +231,7 @@ def test_a_configuration_that_cannot_be_used_and_a_hosts_file_that_cannot_be_rea
     error = ConfigError("/etc/apiha/config.yaml:1: 'vips': unknown key; did you mean vip?")
     pieces = {piece.name: piece.text for piece in report.collect(judge(HEALTHY), error, hosts)}
     assert pieces["config.txt"] == str(error)
-    assert pieces["hosts.txt"].startswith("cannot be read: ")
+    assert pieces["hosts.txt"].startswith("missing: ")
 
 
 def test_the_tables_are_shown_as_nft_prints_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +267,8 @@ def test_a_line_is_masked_however_json_writes_it(machine: Path) -> None:
     [
         (0, "-- No entries --\n", "", "the units have said nothing since the boot"),
         (0, "", "Hint: see\nothers.", "the units have said nothing since the boot (Hint: see others.)"),
-        (1, "", "No journal files were found.", "cannot be read: No journal files were found."),
-        (2, "", "", "cannot be read: journalctl ended with exit code 2"),
+        (1, "", "No journal files were found.", "missing: No journal files were found."),
+        (2, "", "", "missing: journalctl ended with exit code 2"),
     ],
 )
 def test_a_journal_that_says_nothing(
@@ -283,6 +283,18 @@ def test_a_journal_that_says_nothing(
     hosts = HostsFile(machine / "hosts", state_dir=machine / "state")
     pieces = {piece.name: piece.text for piece in report.collect(judge(HEALTHY), None, hosts)}
     assert pieces["journal.txt"] == piece
+
+
+def test_a_machine_without_journalctl(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The piece says so."""
+
+    def run(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "journalctl")
+
+    monkeypatch.setattr("apiha.status.report.subprocess.run", run)
+    hosts = HostsFile(machine / "hosts", state_dir=machine / "state")
+    pieces = {piece.name: piece.text for piece in report.collect(judge(HEALTHY), None, hosts)}
+    assert pieces["journal.txt"] == "missing: journalctl is not there"
 
 
 def test_every_piece_is_documented(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
