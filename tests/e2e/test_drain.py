@@ -259,14 +259,17 @@ class Clients:
 
 
 def test_maintenance_without_a_failed_connection(cluster: Cluster, updater: Updater) -> None:
-    """Two of three control planes are restarted one after the other, each drained before: no new connection fails."""
+    """Each of three control planes is drained and restarted in turn: no new connection fails, no watch is refused.
+
+    How long a connection may take (1.1 s) is `make bench-maintenance`'s to say: here the machine may be busy.
+    """
     worker = cluster.workers["worker-1"]
     cluster.wait_endpoints(ALL)
     clients = Clients(cluster, worker)
     watches = [Watch(cluster, worker) for _ in range(4)]
     try:
         time.sleep(2.0)
-        for i in (0, 1):
+        for i in range(3):
             other = (i + 1) % 3
             code, _, err = apiha(cluster, "control-plane", "drain", ALL[i], "--settle", "2s", server=other)
             assert code == 0, err

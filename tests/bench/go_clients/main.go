@@ -3,14 +3,16 @@
 //	clients fresh URL CA CERT KEY SECONDS [N] N times a new client every 100 ms; prints [[start, seconds, ok], ...]
 //	clients watch URL CA CERT KEY SECONDS N N clients, each with a watch and a request every 200 ms on one connection;
 //	                                        prints [[last answer, end of the watch or 0], ...]
-//	clients hold URL CA CERT KEY SECONDS N W R  N clients, each with a watch for W to 2 W seconds that it begins anew
-//	                                        whenever it ends, and R requests evenly spread over the time, on a
+//	clients hold URL CA CERT KEY SECONDS N W R K  N clients, each with K watches for W to 2 W seconds that it begins
+//	                                        anew whenever they end, and R requests evenly spread over the time, on a
 //	                                        connection that it keeps as long as the server does;
 //	                                        prints [[watches begun, watches refused, requests answered, failed], ...]
 //
-// SERVER_NAME in the environment is the name that certificates must carry, for a URL with an address.
+// SERVER_NAME in the environment is the name that certificates must carry, for a URL with an address. REQUEST is the
+// path of a request, /readyz if it is not set.
 //
-// Times are seconds since the epoch (start, last answer, end) or durations in seconds.
+// Times are seconds since the epoch (start, last answer, end) or durations in seconds. What went wrong, and how often,
+// is said on stderr.
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -29,6 +32,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -43,9 +47,16 @@ const (
 	pingAnswer = 15 * time.Second       // apimachinery: HTTP2_PING_TIMEOUT_SECONDS
 )
 
+const readyz = "/readyz"
+
+var asked = readyz // the path of every request
+
 func main() {
 	if len(os.Args) < 7 {
-		fail(fmt.Errorf("usage: clients fresh|watch|hold URL CA CERT KEY SECONDS [N] [W] [R]"))
+		fail(fmt.Errorf("usage: clients fresh|watch|hold URL CA CERT KEY SECONDS [N] [W] [R] [K]"))
+	}
+	if path := os.Getenv("REQUEST"); path != "" {
+		asked = path
 	}
 	config, err := tlsConfig(os.Args[3], os.Args[4], os.Args[5])
 	if err != nil {
@@ -63,12 +74,37 @@ func main() {
 	case "watch":
 		result = watches(url, config, length, count)
 	case "hold":
-		result = hold(url, config, length, count, number(8, 300), number(9, 0))
+		result = hold(url, config, length, count, number(8, 300), number(9, 0), number(10, 1))
 	default:
 		result = fresh(url, config, length, count)
 	}
+	problems.print()
 	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		fail(err)
+	}
+}
+
+// tally counts what went wrong, without the ports and addresses that make each message another one.
+type tally struct {
+	lock  sync.Mutex
+	times map[string]int
+}
+
+var problems = tally{times: map[string]int{}}
+
+func (t *tally) add(what string, err error) {
+	var operation *net.OpError
+	if errors.As(err, &operation) {
+		err = fmt.Errorf("%s: %w", operation.Op, operation.Err)
+	}
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	t.times[what+": "+err.Error()]++
+}
+
+func (t *tally) print() {
+	for text, times := range t.times {
+		fmt.Fprintf(os.Stderr, "clients %s: %d times: %s\n", strings.Join(os.Args[1:3], " "), times, text)
 	}
 }
 
@@ -127,7 +163,7 @@ func get(ctx context.Context, client *http.Transport, url string) error {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err == nil && (response.StatusCode != http.StatusOK || string(body) != "ok") {
+	if err == nil && (response.StatusCode != http.StatusOK || asked == readyz && string(body) != "ok") {
 		err = fmt.Errorf("HTTP %d", response.StatusCode)
 	}
 	return err
@@ -142,7 +178,9 @@ func fresh(url string, config *tls.Config, length time.Duration, count int) [][]
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // whoever has seen enough
 	defer stop()
 	pause := every / time.Duration(count) // the clients take turns
-	for begin := time.Now(); time.Since(begin) < length && ctx.Err() == nil; time.Sleep(pause) {
+	next := time.Now()                    // a late start delays none of the later ones
+	for end := next.Add(length); next.Before(end) && ctx.Err() == nil; next = next.Add(pause) {
+		time.Sleep(time.Until(next))
 		group.Add(1)
 		go func() {
 			defer group.Done()
@@ -151,58 +189,72 @@ func fresh(url string, config *tls.Config, length time.Duration, count int) [][]
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			start := time.Now()
-			err := get(ctx, client, url+"/readyz")
+			err := get(ctx, client, url+asked)
+			taken := time.Since(start)
+			if err != nil {
+				problems.add("no connection", err)
+			}
 			lock.Lock()
 			defer lock.Unlock()
-			found = append(found, []any{epoch(start), time.Since(start).Seconds(), err == nil})
+			found = append(found, []any{epoch(start), taken.Seconds(), err == nil})
 		}()
 	}
 	group.Wait()
 	return found
 }
 
-// hold keeps clients that never end: each has a watch and makes its requests.
-func hold(url string, config *tls.Config, length time.Duration, count, seconds, requests int) [][]int {
-	found := make([][]int, count)
+// hold keeps clients that never end: each has its watches and makes its requests.
+func hold(url string, config *tls.Config, length time.Duration, count, seconds, requests, watches int) [][]int64 {
+	type counts struct{ begun, refused, answered, failed atomic.Int64 }
+	seen := make([]counts, count)
 	var group sync.WaitGroup
 	ctx, cancel := context.WithTimeout(context.Background(), length)
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
 	for i := range count {
-		found[i] = make([]int, 4)
 		client := transport(config)
-		group.Add(2)
-		go func() {
-			defer group.Done()
-			for ctx.Err() == nil {
-				if watchToItsEnd(ctx, client, url, seconds) == nil {
-					found[i][0]++
-				} else if ctx.Err() == nil {
-					found[i][1]++
-					time.Sleep(every)
+		for range watches {
+			group.Add(1)
+			go func() {
+				defer group.Done()
+				for ctx.Err() == nil {
+					if err := watchToItsEnd(ctx, client, url, seconds); err == nil {
+						seen[i].begun.Add(1)
+					} else if ctx.Err() == nil {
+						seen[i].refused.Add(1)
+						problems.add("no watch", err)
+						time.Sleep(every)
+					}
 				}
-			}
-		}()
+			}()
+		}
+		group.Add(1)
 		go func() {
 			defer group.Done()
 			if requests == 0 {
 				return
 			}
 			pause := length / time.Duration(requests)
-			time.Sleep(pause * time.Duration(i) / time.Duration(count)) // not all in the same moment
+			next := time.Now().Add(pause * time.Duration(i) / time.Duration(count)) // not all in the same moment
 			for n := 0; n < requests && ctx.Err() == nil; n++ {
-				begin := time.Now()
-				if get(ctx, client, url+"/readyz") == nil {
-					found[i][2]++
+				time.Sleep(time.Until(next))
+				next = next.Add(pause)
+				if err := get(ctx, client, url+asked); err == nil {
+					seen[i].answered.Add(1)
 				} else if ctx.Err() == nil {
-					found[i][3]++
+					seen[i].failed.Add(1)
+					problems.add("request failed", err)
 				}
-				time.Sleep(pause - time.Since(begin))
 			}
 		}()
 	}
 	group.Wait()
+	found := make([][]int64, count)
+	for i := range seen {
+		each := &seen[i]
+		found[i] = []int64{each.begun.Load(), each.refused.Load(), each.answered.Load(), each.failed.Load()}
+	}
 	return found
 }
 
@@ -283,7 +335,7 @@ func watchOnce(ctx context.Context, url string, config *tls.Config) []float64 {
 			return result(0)
 		case <-time.After(beat):
 			go func() {
-				if get(ctx, client, url+"/readyz") == nil {
+				if get(ctx, client, url+asked) == nil {
 					lock.Lock()
 					last = time.Now()
 					lock.Unlock()
