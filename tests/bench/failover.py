@@ -186,7 +186,7 @@ class Node:
                 raise RuntimeError(
                     "no /proc/net/nf_conntrack: needs a kernel with CONFIG_NF_CONNTRACK_PROCFS"
                 )
-            peers = peers_of(process.pid, sockets, tracked.stdout)
+            peers = set(peers_of(process.pid, sockets, tracked.stdout))
         if len(peers) != 1:
             raise RuntimeError(f"pid {process.pid} is connected to {sorted(peers) or 'nobody'}")
         return self.cluster.addresses.index(peers.pop())
@@ -242,8 +242,8 @@ def connections_of(pid: int, sockets: str) -> Iterator[tuple[int, str]]:
             yield int(local.rsplit(":", 1)[1]), remote.rsplit(":", 1)[0]
 
 
-def peers_of(pid: int, sockets: str, tracked: str) -> set[str]:
-    """The addresses that a process has TCP connections with, by `ss -tnpH state established`.
+def peers_of(pid: int, sockets: str, tracked: str) -> list[str]:
+    """The address that each of a process' TCP connections leads to, by `ss -tnpH state established`.
 
     An address that was translated is looked up in /proc/net/nf_conntrack, whose lines have the connection as it
     was opened, and then as the answers come.
@@ -254,7 +254,7 @@ def peers_of(pid: int, sockets: str, tracked: str) -> set[str]:
             r"tcp .*?src=\S+ dst=(\S+) sport=(\d+) dport=\d+ .*?src=(\S+) dst=", tracked
         )
     }
-    return {answers.get((address, str(port)), address) for port, address in connections_of(pid, sockets)}
+    return [answers.get((address, str(port)), address) for port, address in connections_of(pid, sockets)]
 
 
 # -------------------------------------------------------------------------------------------------------- one run

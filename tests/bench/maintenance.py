@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.clients import build, read
-from tests.bench.failover import BINARIES, connections_of, node_of, settle, updater_of
+from tests.bench.failover import BINARIES, node_of, peers_of, settle, updater_of
 from tests.bench.maintenance_report import (
     KINDS,
     LIMIT,
@@ -260,20 +260,10 @@ def hour(worker: Host, program: Path, cluster: Cluster, kind: Kind) -> subproces
 
 def connections(cluster: Cluster, worker: Host, pid: int) -> list[int]:
     """How many connections of this process on the worker each control plane has."""
-    ports = {
-        port for port, _ in connections_of(pid, worker.run(["ss", "-tnpH", "state", "established"]).stdout)
-    }
-    found = []
-    for i in range(len(cluster.addresses)):
-        text = cluster._host(i).run(["ss", "-tnH", "state", "established", "sport", "=", ":6443"]).stdout
-        peers = (line.split()[3].rpartition(":") for line in text.splitlines())
-        found.append(
-            sum(
-                int(port) in ports and address.strip("[]").endswith(worker.address)
-                for address, _, port in peers
-            )
-        )
-    return found
+    # Not by the ports that a control plane sees: kube-proxy masquerades them.
+    sockets = worker.run(["ss", "-tnpH", "state", "established"]).stdout
+    peers = peers_of(pid, sockets, worker.run(["cat", "/proc/net/nf_conntrack"], check=True).stdout)
+    return [peers.count(address) for address in cluster.addresses]
 
 
 # ----------------------------------------------------------------------------------------------------------- report

@@ -133,6 +133,8 @@ def page(
     """The page, as Markdown; `about` and `spread_about` say how it was measured, `minutes` when one looked."""
     rows = [[WAYS[name].text, *row(ways[name])] for name in WAYS if name in ways]
     parts = ["# Maintenance, measured\n", about + "\n", table(HEADS, rows)]
+    if not spread:
+        return "\n".join([*parts, ""])
     parts += ["\n## How evenly nodes spread afterwards\n", spread_about + "\n"]
     heads = ["`--goaway-chance`", "clients", *("at once" if m == 0 else f"after {m} min" for m in minutes)]
     heads += ["of these on the one that was away"]
