@@ -53,7 +53,7 @@ CLIENTS = 10  # of each kind: by name, by VIP
 WATCH = 300  # s, up to twice as long: client-go's minWatchTimeout
 GRACE = 30.0  # s: a static Pod's termination grace period (kubeadm's)
 DOWN = 2.0  # s between the end of an API server and its next start
-POWER_OFF = 10.0  # s without power
+POWER_OFF = 40.0  # s without power; hardly a machine boots faster
 LEFT_ALONE = 60.0  # s
 LONGEST = 1200  # s: no way takes so long
 # A real request, which takes certificates, rights and the API server's own copy of the object: no read of etcd each.
