@@ -24,6 +24,7 @@ from apiha.admin.objects import (
     read_pod,
 )
 from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_of
+from apiha.config import OTHER_YAML_ERRORS
 from apiha.drained import ANNOTATION, Drained, of_service
 from apiha.errors import ApihaError, ConfigError, ExitCode, NoControlPlane, NotPermitted
 from apiha.kubectl import Kubectl, KubectlError, explained
@@ -221,7 +222,7 @@ def min_sync_of(text: str) -> float:
     """The longest minSyncPeriod (seconds) in a KubeProxyConfiguration; 0 if there is none that can be read."""
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *OTHER_YAML_ERRORS):
         return 0.0
     if not isinstance(document, dict) or document.get("kind") != "KubeProxyConfiguration":
         return 0.0

@@ -115,6 +115,7 @@ def test_what_an_api_server_is_doing_is_read_from_its_metrics() -> None:
         ("kind: KubeProxyConfiguration\niptables: null", 0.0),
         ("kind: Config\niptables: {minSyncPeriod: 9s}", 0.0),
         ("{", 0.0),
+        ("kind: !!bool KubeProxyConfiguration", 0.0),
         ("[]", 0.0),
     ],
 )

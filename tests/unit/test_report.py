@@ -192,9 +192,10 @@ def test_a_disk_that_is_full_leaves_no_half_of_an_archive(
         def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("builtins.open", lambda *_: Full())
-    with pytest.raises(ApihaError, match=r"r\.tar\.gz: cannot write the report: No space left on device"):
-        write(machine / "r.tar.gz", b"x")
+    with monkeypatch.context() as patched:  # pytest itself opens files too
+        patched.setattr("builtins.open", lambda *_: Full())
+        with pytest.raises(ApihaError, match=r"r\.tar\.gz: cannot write the report: No space left on device"):
+            write(machine / "r.tar.gz", b"x")
     assert not (machine / "r.tar.gz").exists()
 
 
