@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,21 +124,32 @@ class Switch:
             if self.preview is not None:
                 self._show(data, changed, record, self.preview)
                 return
-            self._keep(record)
-            self._write(data, changed)
-            self.report.info(f"{self.path}: server: {server} is now {wanted}; restarting kubelet")
-            try:
-                self.restart()
-                took = self._wait_for_the_lease(prober, vip, node)
-            except (ApihaError, KeyboardInterrupt) as error:
-                self._put_back(server)
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                raise KubeletNotPointed(
-                    f"{error}: {self.path} names {server} again, and kubelet was restarted; `journalctl -u kubelet` "
-                    "may say why"
-                ) from None
+            with _endings_interrupt():
+                took = self._switch(
+                    record, data, changed, lambda: self._wait_for_the_lease(prober, vip, node)
+                )
         self.report.info(f"kubelet uses the name: {node} renewed its Lease after {format_duration(took)}")
+
+    def _switch(self, record: Record, data: bytes, changed: bytes, returned: Callable[[], float]) -> float:
+        """Write, restart kubelet and wait until it has `returned`; else put the old value back."""
+        self._keep(record)
+        try:
+            self._write(data, changed)
+        except KeyboardInterrupt:  # the signal was held until the file was whole
+            self._put_back(record.before)
+            raise
+        self.report.info(f"{self.path}: server: {record.before} is now {record.after}; restarting kubelet")
+        try:
+            self.restart()
+            return returned()
+        except (ApihaError, KeyboardInterrupt) as error:
+            self._put_back(record.before)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise KubeletNotPointed(
+                f"{error}: {self.path} names {record.before} again, and kubelet was restarted; `journalctl -u kubelet` "
+                "may say why"
+            ) from None
 
     def _show(self, data: bytes, changed: bytes, record: Record, preview: Preview) -> None:
         preview.file(self.record, _or_none(self.record), _document(record))
@@ -243,11 +256,33 @@ class Switch:
 
     def _put_back(self, server: str) -> None:
         self.report.clear_status()
-        try:
-            put_back(self.report, record=self.record, place=Path, restart=self.restart)
-            self.record.unlink(missing_ok=True)
-        except (ApihaError, OSError) as error:
-            self.report.warning(f"{self.path}: set server: {server} by hand and restart kubelet: {error}")
+        with files.signals_held():  # a second ^C would leave it half done
+            try:
+                put_back(self.report, record=self.record, place=Path, restart=self.restart)
+                self.record.unlink(missing_ok=True)
+            except (ApihaError, OSError) as error:
+                self.report.warning(f"{self.path}: set server: {server} by hand and restart kubelet: {error}")
+
+
+@contextmanager
+def _endings_interrupt() -> Iterator[None]:
+    """SIGTERM, and the SIGHUP of a lost session, raise KeyboardInterrupt as SIGINT does: kubelet gets its server back.
+
+    Only the main thread can set handlers; elsewhere, and where a signal is ignored (nohup), nothing changes.
+    """
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in changed:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def put_back(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from apiha import files
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError, ExitCode
@@ -207,6 +210,36 @@ def test_an_interrupt_during_the_wait_is_undone(machine: Machine) -> None:
         machine.switch().point()
     assert machine.path.read_bytes() == machine.before
     assert machine.restarts == [machine.name, OLD]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_session_that_is_lost_is_undone_as_well(machine: Machine, number: signal.Signals) -> None:
+    """Its signal ends other programs at once, and a second one does not leave kubelet half way."""
+    machine.on_restart = lambda: os.kill(os.getpid(), number)
+    with pytest.raises(KeyboardInterrupt):
+        machine.switch().point()
+    assert machine.path.read_bytes() == machine.before
+    assert machine.restarts == [machine.name, OLD]
+    assert not machine.record.exists()
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_an_interrupt_during_the_write_is_undone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the file is whole; kubelet was not restarted yet."""
+    replace = files.replace
+    writes: list[str] = []
+
+    def interrupted(place: str, *rest: Any) -> None:
+        replace(place, *rest)
+        if place == str(machine.path) and not writes:
+            writes.append(place)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        machine.switch().point()
+    assert writes
+    assert machine.path.read_bytes() == machine.before
 
 
 def test_nothing_is_touched_while_the_name_leads_elsewhere(machine: Machine) -> None:
