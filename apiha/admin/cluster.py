@@ -17,6 +17,7 @@ from apiha.admin.objects import (
     Node,
     Pod,
     PodEvent,
+    mapping,
     read_daemon_set,
     read_event,
     read_lease,
@@ -195,12 +196,12 @@ class Cluster:
             more = [f"limit={page}"] if page else []
             more += [f"continue={quote(token, safe='')}"] if token else []
             separator = "&" if "?" in path else "?"
-            document = _map(self._kubectl.get(f"{path}{separator}{'&'.join(more)}" if more else path))
+            document = mapping(self._kubectl.get(f"{path}{separator}{'&'.join(more)}" if more else path))
             items = document.get("items")
             for item in items if isinstance(items, list) else ():
                 if isinstance(item, dict) and (found := read(item)) is not None:
                     yield found
-            token = str(_map(document.get("metadata")).get("continue") or "")
+            token = str(mapping(document.get("metadata")).get("continue") or "")
             if not token:
                 return
 
@@ -212,10 +213,6 @@ class Cluster:
             if error.reason == "NotFound":
                 return None
             raise explained(error, f"{path.partition('?')[0]} cannot be read") from None
-
-
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def min_sync_of(text: str) -> float:

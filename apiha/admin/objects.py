@@ -74,7 +74,7 @@ class PodEvent:
 
 def read_node(item: Mapping[str, Any]) -> Node | None:
     """A v1 Node."""
-    metadata, status, spec = (_map(item.get(key)) for key in ("metadata", "status", "spec"))
+    metadata, status, spec = (mapping(item.get(key)) for key in ("metadata", "status", "spec"))
     name = metadata.get("name")
     if not isinstance(name, str):
         return None
@@ -83,22 +83,22 @@ def read_node(item: Mapping[str, Any]) -> Node | None:
         name=name,
         ready=str(ready.get("status") or "Unknown"),
         reason=str(ready.get("reason") or "") if ready else "kubelet has not reported yet",
-        kubelet=_text(_map(status.get("nodeInfo")).get("kubeletVersion")),
+        kubelet=_text(mapping(status.get("nodeInfo")).get("kubeletVersion")),
         cordoned=spec.get("unschedulable") is True,
-        control_plane="node-role.kubernetes.io/control-plane" in _map(metadata.get("labels")),
+        control_plane="node-role.kubernetes.io/control-plane" in mapping(metadata.get("labels")),
     )
 
 
 def read_lease(item: Mapping[str, Any]) -> Lease | None:
     """A coordination.k8s.io/v1 Lease of kube-node-lease that was renewed at least once."""
-    name, renewed = _map(item.get("metadata")).get("name"), _map(item.get("spec")).get("renewTime")
+    name, renewed = mapping(item.get("metadata")).get("name"), mapping(item.get("spec")).get("renewTime")
     at = _micro_time(renewed) if isinstance(renewed, str) else None
     return Lease(name, at) if isinstance(name, str) and at is not None else None
 
 
 def read_pod(item: Mapping[str, Any]) -> Pod | None:
     """A v1 Pod that has a node."""
-    metadata, status, spec = (_map(item.get(key)) for key in ("metadata", "status", "spec"))
+    metadata, status, spec = (mapping(item.get(key)) for key in ("metadata", "status", "spec"))
     node, name, namespace = spec.get("nodeName"), metadata.get("name"), metadata.get("namespace")
     if not isinstance(node, str) or not isinstance(name, str):
         return None
@@ -117,11 +117,11 @@ def read_pod(item: Mapping[str, Any]) -> Pod | None:
 
 def read_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
     """An apps/v1 DaemonSet."""
-    metadata, status, spec = (_map(item.get(key)) for key in ("metadata", "status", "spec"))
+    metadata, status, spec = (mapping(item.get(key)) for key in ("metadata", "status", "spec"))
     namespace, name = metadata.get("namespace"), metadata.get("name")
     if not isinstance(namespace, str) or not isinstance(name, str):
         return None
-    pod = _map(_map(spec.get("template")).get("spec"))
+    pod = mapping(mapping(spec.get("template")).get("spec"))
     arguments = next(iter(_maps(pod.get("containers"))), {}).get("args")
     return DaemonSet(
         namespace,
@@ -134,7 +134,7 @@ def read_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
 
 def read_event(item: Mapping[str, Any]) -> PodEvent | None:
     """A v1 Event about a Pod."""
-    about, metadata = _map(item.get("involvedObject")), _map(item.get("metadata"))
+    about, metadata = mapping(item.get("involvedObject")), mapping(item.get("metadata"))
     namespace, pod = about.get("namespace"), about.get("name")
     message = _one_line(item.get("message"))
     if (
@@ -153,9 +153,9 @@ def _trouble(container: Mapping[str, Any]) -> str:
     """Why a container does not run: what it waits for, how it ended, and what it said last. Empty if it runs, or ended
     well.
     """
-    state, before = _map(container.get("state")), _map(container.get("lastState"))
-    waiting = _map(state.get("waiting"))
-    ended = _map(state.get("terminated")) or _map(before.get("terminated"))
+    state, before = mapping(container.get("state")), mapping(container.get("lastState"))
+    waiting = mapping(state.get("waiting"))
+    ended = mapping(state.get("terminated")) or mapping(before.get("terminated"))
     if not waiting and ("running" in state or _count(ended.get("exitCode")) == 0):
         return ""
     said = [_text(waiting.get("reason")) or ""]
@@ -203,7 +203,8 @@ def _micro_time(text: str) -> datetime | None:
     return None
 
 
-def _map(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is an object of JSON, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

@@ -135,17 +135,20 @@ class Switch:
         self._keep(record)
         try:
             self._write(data, changed)
-        except KeyboardInterrupt:  # the signal was held until the file was whole
+            self.report.info(
+                f"{self.path}: server: {record.before} is now {record.after}; restarting kubelet"
+            )
+            return self._restarted(record, returned)
+        except KeyboardInterrupt:  # during the write it was held until the file was whole
             self._put_back(record.before)
             raise
-        self.report.info(f"{self.path}: server: {record.before} is now {record.after}; restarting kubelet")
+
+    def _restarted(self, record: Record, returned: Callable[[], float]) -> float:
         try:
             self.restart()
             return returned()
-        except (ApihaError, KeyboardInterrupt) as error:
+        except ApihaError as error:
             self._put_back(record.before)
-            if isinstance(error, KeyboardInterrupt):
-                raise
             raise KubeletNotPointed(
                 f"{error}: {self.path} names {record.before} again, and kubelet was restarted; `journalctl -u kubelet` "
                 "may say why"

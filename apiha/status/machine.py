@@ -55,23 +55,10 @@ def look(
         answers = probe_addresses(config, state_dir, swapped=swapped)
     except ConfigError as error:
         config_error = str(error)
-    return Observations(
-        config,
-        now or datetime.now(timezone.utc),
-        hosts=hosts,
-        sources=sources(hosts.block.addresses if hosts.block else ()),
-        ca=look_at_ca(config),
-        config_error=config_error,
-        control_planes=tuple(_control_planes(config, state_dir)),
-        drained=memory.load(state_dir).drained,
-        all_known=_may_read_learned(state_dir),
-        answers=tuple(answers),
-        units=unit_states(),
-        kubelet=_look_at_kubelet(root),
-        fail_fast=_look_at_fail_fast(),
-        rewritten_by=cloud_init_rewrites(root),
-        nsswitch=_nsswitch(root),
+    found = _found(
+        config, hosts, state_dir, answers, config_error, now=now or datetime.now(timezone.utc), root=root
     )
+    return replace(found, units=unit_states(), fail_fast=_look_at_fail_fast())
 
 
 def look_after_pass(
@@ -96,7 +83,23 @@ def look_after_pass(
             answers = probe_addresses(config, state_dir)
         except ConfigError as error:
             config_error = str(error)
+    answers.sort(key=lambda answer: (answer.role, answer.result.endpoint))
     hosts = look_at_hosts(config, hosts_file, state_dir)
+    return _found(config, hosts, state_dir, answers, config_error, now=now, root=root)
+
+
+def _found(
+    config: Config,
+    hosts: HostsFileView,
+    state_dir: Path,
+    answers: Iterable[Answer],
+    config_error: str,
+    *,
+    now: datetime,
+    root: Path,
+) -> Observations:
+    """What a pass and an administrator both see."""
+    known = memory.load(state_dir)
     return Observations(
         config,
         now,
@@ -104,10 +107,10 @@ def look_after_pass(
         sources=sources(hosts.block.addresses if hosts.block else ()),
         ca=look_at_ca(config),
         config_error=config_error,
-        control_planes=tuple(_control_planes(config, state_dir)),
-        drained=memory.load(state_dir).drained,
+        control_planes=tuple(_control_planes(config, known)),
+        drained=known.drained,
         all_known=_may_read_learned(state_dir),
-        answers=tuple(sorted(answers, key=lambda answer: (answer.role, answer.result.endpoint))),
+        answers=tuple(answers),
         kubelet=_look_at_kubelet(root),
         rewritten_by=cloud_init_rewrites(root),
         nsswitch=_nsswitch(root),
@@ -140,7 +143,7 @@ def probe_addresses(config: Config, state_dir: Path, *, swapped: bool | None = N
     A certificate that only this machine's clock speaks against is looked at once more without the clock, so that its
     dates and the server's time can be told; the answer stays untrusted.
     """
-    control_planes = _control_planes(config, state_dir)
+    control_planes = _control_planes(config, memory.load(state_dir))
     vip = [config.vip_endpoint] if config.vip_endpoint else []
     if not control_planes and not vip:
         require_control_plane(config)
@@ -195,10 +198,10 @@ def _told_apart(config: Config, state_dir: Path, results: list[ProbeResult]) -> 
         return results
 
 
-def _control_planes(config: Config, state_dir: Path) -> list[Endpoint]:
+def _control_planes(config: Config, known: memory.Memory) -> list[Endpoint]:
     """This node's own API server if it has one, then the configured control planes, then the learned ones."""
     own = [Endpoint(LOOPBACK, config.port)] if config.role == "control-plane" else []
-    return own + list(dict.fromkeys([*config.control_plane, *memory.load(state_dir).endpoints]))
+    return own + list(dict.fromkeys([*config.control_plane, *known.endpoints]))
 
 
 def _may_read_learned(state_dir: Path) -> bool:

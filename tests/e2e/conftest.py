@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.kube import Cluster
-from tests.support.machine import root_filesystem
+from tests.support.machine import require_debian
 from tests.support.updater import Api, Space
 
 
 @pytest.fixture(scope="module")
 def debian() -> None:
-    """Build the root filesystem, or skip where there is no mirror to build it from. CI must have one."""
-    try:
-        root_filesystem()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
+    """The disk of a fresh Debian machine is there, or the module's tests skip."""
+    require_debian()
 
 
 @pytest.fixture(scope="module")

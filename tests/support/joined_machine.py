@@ -11,17 +11,15 @@ the real one.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.support.kube import Cluster, require_assets
-from tests.support.machine import Machine, root_filesystem
+from tests.support.machine import Machine, require_debian
 
 PYZ = Path(__file__).resolve().parents[2] / "dist/apiha.pyz"
 KUBELET = Path(__file__).resolve().parent / "lease_kubelet.py"
@@ -47,12 +45,7 @@ def cluster_of_two(directory: Path) -> Iterator[Cluster]:
     Skips where there is no Debian to boot, which CI must have.
     """
     require_assets("kube-apiserver", "etcd", "kube-proxy", "kubectl")
-    try:
-        root_filesystem()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Debian to boot: {error}; run where apt-get works")
+    require_debian()
     with Cluster(n=2, directory=directory, ip_sans=True) as cluster:
         cluster.wait_endpoints(cluster.addresses)
         command = [sys.executable, "-m", "apiha", "manifests", "--vip", VIP]

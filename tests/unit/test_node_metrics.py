@@ -436,15 +436,22 @@ def test_the_drop_in_comes_after_those_that_empty_the_list() -> None:
     assert folder_of("edited") is None
 
 
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """The root folder of a machine to install on, where its configuration goes, and the drop-in."""
+    program = ("/usr/local/bin/apiha", None)
+    monkeypatch.setattr("apiha.install.install._program", lambda tree, in_image: program)
+    root = tmp_path / "root"
+    config, drop_in = (root / str(path).lstrip("/") for path in (CONFIG_FILE, UNIT_DIR / TEXTFILE))
+    config.parent.mkdir(parents=True)
+    return root, config, drop_in
+
+
 def test_install_lets_the_units_write_there_and_uninstall_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a configuration that names the folder; without it the drop-in goes again."""
-    program = ("/usr/local/bin/apiha", None)
-    monkeypatch.setattr("apiha.install.install._program", lambda tree, in_image: program)
-    root, report = tmp_path / "root", Reporter(io.StringIO())
-    config, drop_in = (root / str(path).lstrip("/") for path in (CONFIG_FILE, UNIT_DIR / TEXTFILE))
-    config.parent.mkdir(parents=True)
+    root, config, drop_in = _machine(tmp_path, monkeypatch)
+    report = Reporter(io.StringIO())
     (root / "var/lib/metrics").mkdir(parents=True)
     settings = {"vip": "10.96.0.100", "textfile_dir": "/var/lib/metrics"}
     install(report, root=root, settings=settings)
@@ -466,11 +473,8 @@ def test_another_folder_and_no_folder_leave_no_files_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """node_exporter would tell of this node for ever. The drop-in knows the folder after the configuration changed."""
-    program = ("/usr/local/bin/apiha", None)
-    monkeypatch.setattr("apiha.install.install._program", lambda tree, in_image: program)
-    root, report = tmp_path / "root", Reporter(io.StringIO())
-    config, drop_in = (root / str(path).lstrip("/") for path in (CONFIG_FILE, UNIT_DIR / TEXTFILE))
-    config.parent.mkdir(parents=True)
+    root, config, drop_in = _machine(tmp_path, monkeypatch)
+    report = Reporter(io.StringIO())
     folders = [root / "var/lib" / name for name in "abc"]
     for folder in folders:
         folder.mkdir(parents=True)

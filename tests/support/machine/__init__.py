@@ -17,8 +17,8 @@ processes, mounts, files.
 
 from __future__ import annotations
 
-from tests.support.machine.filesystem import missing, requires_machine, root_filesystem
+from tests.support.machine.filesystem import missing, require_debian, requires_machine, root_filesystem
 from tests.support.machine.journal import Entry
 from tests.support.machine.machine import Machine
 
-__all__ = ["Entry", "Machine", "missing", "requires_machine", "root_filesystem"]
+__all__ = ["Entry", "Machine", "missing", "require_debian", "requires_machine", "root_filesystem"]
