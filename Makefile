@@ -128,7 +128,8 @@ chart: venv ## Write the Helm chart's templates from those of `apiha manifests`
 	$(BIN)/python -m tools.chart
 
 # With hashes, for every platform and every Python from 3.10 on. The smaller ones name the same versions as the big one.
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-emit-index-url
+# Extras stay in the pins: with hashes pip (23.2 at least) looks for `coverage[toml]` apart from `coverage`, and takes the newest.
+LOCK := $(BIN)/uv pip compile --quiet --universal --no-strip-extras --python-version 3.10 --generate-hashes --no-header --no-emit-index-url
 lock: ## Write the lock files anew from pyproject.toml; with UPGRADE=--upgrade, the newest versions
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) $(UPGRADE) --extra updater --group dev pyproject.toml -o requirements-dev.lock

@@ -271,21 +271,25 @@ class Switch:
 def _endings_interrupt() -> Iterator[None]:
     """SIGTERM, and the SIGHUP of a lost session, raise KeyboardInterrupt as SIGINT does: kubelet gets its server back.
 
-    Only the main thread can set handlers; elsewhere, and where a signal is ignored (nohup), nothing changes.
+    Only the main thread can set handlers; elsewhere, and where a signal is ignored (nohup), nothing changes. A handler
+    that was there before is back afterwards.
     """
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    changed = {
+        number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+    }
     try:
         for number in changed:
             signal.signal(number, interrupt)
         yield
     finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in changed.items():
+            signal.signal(number, handler)
 
 
 def put_back(

@@ -212,16 +212,49 @@ def test_an_interrupt_during_the_wait_is_undone(machine: Machine) -> None:
     assert machine.restarts == [machine.name, OLD]
 
 
+@pytest.fixture
+def handler_of() -> Iterator[Callable[[signal.Signals, Any], None]]:
+    """Set a signal's handler for one test; the one of before (coverage has one for SIGTERM) comes back."""
+    before: dict[signal.Signals, Any] = {}
+
+    def set_handler(number: signal.Signals, handler: Any) -> None:
+        before[number] = signal.signal(number, handler)
+
+    yield set_handler
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_session_that_is_lost_is_undone_as_well(machine: Machine, number: signal.Signals) -> None:
-    """Its signal ends other programs at once, and a second one does not leave kubelet half way."""
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: None], ids=["default", "another"])
+def test_a_session_that_is_lost_is_undone_as_well(
+    machine: Machine, handler_of: Callable[[signal.Signals, Any], None], number: signal.Signals, handler: Any
+) -> None:
+    """Its signal ends others at once, a second one leaves kubelet nowhere half way, and the old handler is back."""
+    handler_of(number, handler)
     machine.on_restart = lambda: os.kill(os.getpid(), number)
     with pytest.raises(KeyboardInterrupt):
         machine.switch().point()
     assert machine.path.read_bytes() == machine.before
     assert machine.restarts == [machine.name, OLD]
     assert not machine.record.exists()
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(number) is handler
+
+
+def test_an_ignored_hangup_stays_ignored(
+    machine: Machine, handler_of: Callable[[signal.Signals, Any], None]
+) -> None:
+    """`nohup apiha install --kubelet` outlives its session."""
+    handler_of(signal.SIGHUP, signal.SIG_IGN)
+
+    def hang_up() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        machine.renew_later(1.0)
+
+    machine.on_restart = hang_up
+    machine.switch().point()
+    assert machine.restarts == [machine.name]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_an_interrupt_during_the_write_is_undone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
