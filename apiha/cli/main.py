@@ -154,7 +154,8 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = fail("interrupted", ExitCode.INTERRUPTED)
     except Exception as error:
-        if (reason := _unwritable_output()) is not None:
+        # What a failed write held is dropped already, so one more character asks again.
+        if (reason := _unwritable_output("\n" if isinstance(error, OSError) else "")) is not None:
             code = fail(f"cannot write the result: {reason}", ExitCode.INTERNAL)
         elif os.environ.get("APIHA_DEBUG"):
             raise
@@ -182,10 +183,11 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _unwritable_output() -> str | None:
+def _unwritable_output(more: str = "") -> str | None:
     """Why stdout takes no more, if that is so; what is left in its buffer is dropped then."""
     try:
         if sys.stdout is not None:
+            sys.stdout.write(more)
             sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -454,6 +454,22 @@ def test_a_reader_that_leaves_is_no_crash(joined: Worker) -> None:
             assert done.returncode == 0, (redirect, done)
 
 
+@pytest.mark.parametrize("arguments", [["probe"], ["--help"], ["status", "--help"], ["--version"]])
+def test_a_full_disk_is_named(joined: Worker, arguments: list[str]) -> None:
+    """A result that cannot be written is one line on stderr, however long the result is."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            joined.argv(*arguments),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=joined.environ(),
+            check=False,
+        )
+    assert done.stderr.endswith("apiha: error: cannot write the result: No space left on device\n"), done
+    assert done.returncode == 1, done
+
+
 # ------------------------------------------------------------------------------------------------- logs
 
 
