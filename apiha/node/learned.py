@@ -33,8 +33,11 @@ NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
 # The Service behind the VIP says which control planes are drained. Found by its clusterIP: a node does not know its
 # namespace. kubelets may read all Services (rule `services` of NodeRules). resourceVersion 0: from memory, not etcd.
 SERVICE_PATH = "/api/v1/services?fieldSelector=spec.clusterIP%3D{vip}&resourceVersion=0"
+# That selector knows a Service's first address only (pkg/apis/core/v1/conversion.go). The second one, of the other
+# family, is looked for among the Services with the name that `apiha manifests` gives it.
+NAMED_SERVICES_PATH = "/api/v1/services?fieldSelector=metadata.name%3Dapiserver&resourceVersion=0"
 REQUEST_TIMEOUT = (
-    2.0  # seconds for each of at most four requests, whatever `probe_timeout` is: a pass waits for them
+    2.0  # seconds for each of at most five requests, whatever `probe_timeout` is: a pass waits for them
 )
 _LARGEST_ANSWER = 1 << 20  # bytes; the slice of a hundred control planes is some 20 KB
 
@@ -75,17 +78,33 @@ def fetch_cluster_uid(prober: Prober, endpoint: Endpoint) -> str | None:
 
 
 def fetch_drained(prober: Prober, endpoint: Endpoint, vip: str) -> frozenset[str] | None:
-    """The addresses of the control planes that are drained, by the annotation of the Service that has this clusterIP.
+    """The addresses of the control planes that are drained, by the annotation of the Service that has this address.
 
     Empty for a VIP that is no Service's. None where this node may not read Services. Raises NotLearned.
     """
-    status, data = _get(prober, endpoint, SERVICE_PATH.format(vip=vip.replace(":", "%3A")))
+    services = _services(prober, endpoint, SERVICE_PATH.format(vip=vip.replace(":", "%3A")))
+    if services == []:
+        named = _services(prober, endpoint, NAMED_SERVICES_PATH)
+        services = None if named is None else [service for service in named if vip in _cluster_ips(service)]
+    if services is None:
+        return None
+    return frozenset(address for service in services[:1] for address in of_service(service).addresses)
+
+
+def _services(prober: Prober, endpoint: Endpoint, path: str) -> list[dict[str, Any]] | None:
+    """The Services of one list; None where this node may not read them. Raises NotLearned."""
+    status, data = _get(prober, endpoint, path)
     if status != 200:
         return None
     document = _json(endpoint, data)
     items = document.get("items") if isinstance(document, dict) else None
-    services = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    return frozenset(address for service in services[:1] for address in of_service(service).addresses)
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _cluster_ips(service: dict[str, Any]) -> list[Any]:
+    spec = service.get("spec")
+    addresses = spec.get("clusterIPs") if isinstance(spec, dict) else None
+    return addresses if isinstance(addresses, list) else []
 
 
 def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:

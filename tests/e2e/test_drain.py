@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,30 @@ def test_a_kubelet_learns_what_is_drained(cluster: Cluster) -> None:
     wait_for("it is learned", lambda: learned(VIP) == frozenset(ALL[1:2]))
     assert learned("10.96.0.1") == learned("10.96.7.7") == learned("fd00::1") == frozenset()
     annotate(cluster, None)
+
+
+def test_a_node_learns_by_either_address_of_a_dual_stack_service(tmp_path: Path) -> None:
+    """The API server finds a Service by its first address only."""
+    ranges = "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112"
+    with Cluster(n=1, netns=False, directory=tmp_path, apiserver_args=(ranges,)) as cluster:
+        vips = (VIP, "fd00:96::100")
+        spec = {
+            "clusterIP": VIP,
+            "clusterIPs": vips,
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"port": 6443}],
+        }
+        body = {"metadata": {"name": "apiserver", "annotations": {ANNOTATION: ALL[1]}}, "spec": spec}
+        assert cluster.api("POST", SERVICE, body)[0] == 201
+        kubelet = cluster.client("system:node:worker-1")
+        context = make_ssl_context(
+            cluster.ca_file.read_text(), client_cert=kubelet.cert, client_key=kubelet.key
+        )
+        prober = Prober(HOST, context, 5.0)
+        endpoint = Endpoint("127.0.0.11", cluster.port)
+        wait_for("kubelets may read Services", lambda: fetch_drained(prober, endpoint, VIP) is not None)
+        assert [fetch_drained(prober, endpoint, vip) for vip in vips] == [frozenset(ALL[1:2])] * 2
+        assert fetch_drained(prober, endpoint, "fd00:96::101") == frozenset()
 
 
 def test_what_cannot_be_done_is_said_in_one_line(cluster: Cluster) -> None:

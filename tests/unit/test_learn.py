@@ -21,6 +21,7 @@ from apiha.node.context import Node
 from apiha.node.learn import learn
 from apiha.node.learned import (
     ENDPOINTS_PATH,
+    NAMED_SERVICES_PATH,
     NAMESPACE_PATH,
     SERVICE_PATH,
     SLICE_PATH,
@@ -283,6 +284,33 @@ def test_drained_control_planes_are_the_last_fallbacks(node: Node, world: World)
     reconcile(node)
     assert load(node.state_dir).drained == frozenset()
     assert node.candidates(()) == (A, B, C)
+
+
+def test_drains_are_learned_by_a_vip_of_the_second_family_too(node: Node) -> None:
+    """The API server finds a Service by its first address only; another Service of that name is not taken for it."""
+
+    def named_service(drain: str, *cluster_ips: str) -> dict[str, object]:
+        return {"metadata": {"annotations": {ANNOTATION: drain}}, "spec": {"clusterIPs": list(cluster_ips)}}
+
+    others: list[object] = [
+        {"spec": 7},
+        {"spec": {"clusterIPs": None}},
+        named_service(A.address, "10.96.0.9"),
+    ]
+    for services, expected in (
+        ([*others, named_service(B.address, "fd00::9", VIP.address)], {B.address}),
+        (others, set()),
+    ):
+        says(
+            node,
+            {
+                SLICE_PATH: (200, named("10.0.1.1")),
+                SERVICE_PATH.format(vip=VIP.address): (200, b'{"items": []}'),
+                NAMED_SERVICES_PATH: (200, json.dumps({"items": services}).encode()),
+            },
+        )
+        learn(node, A)
+        assert load(node.state_dir).drained == expected
 
 
 def test_a_boot_tries_a_drained_control_plane_last_and_takes_it_if_it_is_the_last(
