@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from apiha.documents import at
 from apiha.endpoint import parse_ip
 
 ANNOTATION = "apiserver-updater.apiha/drained"
@@ -72,9 +73,7 @@ class Drained:
 
 def of_service(service: Mapping[str, Any] | None) -> Drained:
     """The drained control planes of a Service as the API server gave it; none for None, or without the annotation."""
-    metadata = (service or {}).get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
-    value = annotations.get(ANNOTATION) if isinstance(annotations, Mapping) else None
+    value = at(service, "metadata", "annotations", ANNOTATION)
     return parse(value) if isinstance(value, str) else Drained()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from apiha.documents import at, mappings, text_or_none
 from apiha.endpoint import Endpoint, parse_ip, parse_port
 
 Family = Literal["IPv4", "IPv6"]
@@ -47,11 +48,11 @@ def control_planes(slices: Iterable[Slice]) -> tuple[ControlPlane, ...]:
     of them says so. Host names (addressType FQDN) and entries that are no addresses are left out.
     """
     found: dict[Endpoint, ControlPlane] = {}
-    for item in _mappings(slices):
+    for item in mappings(slices):
         port = _port(item)
         if port is None:
             continue
-        for entry in _mappings(item.get("endpoints")):
+        for entry in mappings(item.get("endpoints")):
             for address in _list(entry.get("addresses")):
                 endpoint = _endpoint(address, port)
                 if endpoint is None:
@@ -68,7 +69,7 @@ def ready_endpoints(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:
 
 def slices_of_list(document: Any) -> tuple[Slice, ...]:
     """The items of an EndpointSliceList; none for anything else."""
-    return tuple(_mappings(document.get("items"))) if isinstance(document, Mapping) else ()
+    return tuple(mappings(at(document, "items")))
 
 
 def slices_of_endpoints(document: Any) -> tuple[Slice, ...]:
@@ -80,11 +81,11 @@ def slices_of_endpoints(document: Any) -> tuple[Slice, ...]:
     if not isinstance(document, Mapping):
         return ()
     found: list[Slice] = []
-    for subset in _mappings(document.get("subsets")):
+    for subset in mappings(document.get("subsets")):
         entries = [
             {"addresses": [address.get("ip")], "conditions": {"ready": ready}}
             for field, ready in (("addresses", True), ("notReadyAddresses", False))
-            for address in _mappings(subset.get(field))
+            for address in mappings(subset.get(field))
         ]
         found.append({"endpoints": entries, "ports": subset.get("ports")})
     return tuple(found)
@@ -94,7 +95,7 @@ def _port(item: Slice) -> int | None:
     """The slice's port named https, else its first TCP one."""
     ports = [
         port
-        for port in _mappings(item.get("ports"))
+        for port in mappings(item.get("ports"))
         if port.get("protocol", "TCP") in ("TCP", None) and _is_port(port.get("port"))
     ]
     ports.sort(key=lambda port: port.get("name") != PORT_NAME)
@@ -131,8 +132,8 @@ def _read(endpoint: Endpoint, entry: Mapping[str, Any]) -> ControlPlane:
         ready=ready,
         serving=ready if serving is None else bool(serving),
         terminating=terminating if isinstance(terminating, bool) else None,
-        node_name=_text(entry.get("nodeName")),
-        zone=_text(entry.get("zone")),
+        node_name=text_or_none(entry.get("nodeName")),
+        zone=text_or_none(entry.get("zone")),
     )
 
 
@@ -156,14 +157,3 @@ def _sort_key(endpoint: Endpoint) -> tuple[int, int, int]:
 
 def _list(value: object) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    """The mappings in a collection; what else is in it is left out, and anything else holds none."""
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        return []
-    return [entry for entry in value if isinstance(entry, Mapping)]
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

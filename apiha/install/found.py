@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apiha.config import Config
+from apiha.documents import at, mappings
 from apiha.endpoint import Endpoint, parse_ip, parse_port
 from apiha.errors import ApihaError, ConfigError
 from apiha.findings import docs_link
@@ -44,12 +45,12 @@ def vip_of(services: Any) -> Vip:
     Services that `apiha manifests` made count first. Without any, one in kube-system that somebody made will do.
     It must have no selector, or it is some other program's.
     """
-    named = [item for item in _mappings(_get(services, "items")) if _get(item, "metadata", "name") == SERVICE]
-    ours = [item for item in named if _get(item, "metadata", "labels", _PART_OF[0]) == _PART_OF[1]]
+    named = [item for item in mappings(at(services, "items")) if at(item, "metadata", "name") == SERVICE]
+    ours = [item for item in named if at(item, "metadata", "labels", _PART_OF[0]) == _PART_OF[1]]
     theirs = [
         item
         for item in named
-        if _get(item, "metadata", "namespace") == _USUAL_NAMESPACE and not _get(item, "spec", "selector")
+        if at(item, "metadata", "namespace") == _USUAL_NAMESPACE and not at(item, "spec", "selector")
     ]
     vips = [vip for item in ours or theirs if (vip := _vip(item)) is not None]
     if not vips:
@@ -104,23 +105,11 @@ def missing(
 
 def _vip(service: Mapping[str, Any]) -> Vip | None:
     """The VIP that a Service is; None for a headless one, and one without a port."""
-    ports = [
-        port for port in _mappings(_get(service, "spec", "ports")) if port.get("protocol", "TCP") == "TCP"
-    ]
+    ports = [port for port in mappings(at(service, "spec", "ports")) if port.get("protocol", "TCP") == "TCP"]
     ports.sort(key=lambda port: port.get("name") != "https")
     try:
-        address = parse_ip(str(_get(service, "spec", "clusterIP")))
+        address = parse_ip(str(at(service, "spec", "clusterIP")))
         port = parse_port(str(ports[0]["port"]))
     except (ValueError, LookupError):
         return None
-    return Vip(address, port, f"{_get(service, 'metadata', 'namespace')}/{_get(service, 'metadata', 'name')}")
-
-
-def _get(value: Any, *path: str) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _mappings(value: Any) -> Iterable[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    return Vip(address, port, f"{at(service, 'metadata', 'namespace')}/{at(service, 'metadata', 'name')}")

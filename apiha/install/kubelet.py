@@ -16,6 +16,7 @@ from typing import Any
 from apiha import files
 from apiha.clock import Clock
 from apiha.config import Config, require_vip
+from apiha.documents import at
 from apiha.durations import format_duration
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError, ExitCode
@@ -339,8 +340,7 @@ def put_back(
 def _renewed_at(prober: Prober, endpoint: Endpoint, node: str) -> str:
     """When the node's Lease was renewed last, as the API server writes it; raises NotLearned."""
     status, lease = ask(prober, endpoint, _LEASE_PATH + node)
-    spec = lease.get("spec") if isinstance(lease, dict) else None
-    renewed = spec.get("renewTime") if isinstance(spec, dict) else None
+    renewed = at(lease, "spec", "renewTime")
     if status != 200 or not isinstance(renewed, str):
         raise NotLearned(f"{endpoint} answered HTTP {status} for the Lease of {node}")
     return renewed

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from apiha.config import Config
+from apiha.documents import at, mappings
 from apiha.drained import of_service
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ConfigError
+from apiha.names import SERVICE
 from apiha.node.memory import MOST, uid_or_none
 from apiha.paths import KUBELET_KUBECONFIG
 from apiha.probe import Prober
@@ -35,7 +37,7 @@ NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
 SERVICE_PATH = "/api/v1/services?fieldSelector=spec.clusterIP%3D{vip}&resourceVersion=0"
 # That selector knows a Service's first address only (pkg/apis/core/v1/conversion.go). The second one, of the other
 # family, is looked for among the Services with the name that `apiha manifests` gives it.
-NAMED_SERVICES_PATH = "/api/v1/services?fieldSelector=metadata.name%3Dapiserver&resourceVersion=0"
+NAMED_SERVICES_PATH = f"/api/v1/services?fieldSelector=metadata.name%3D{SERVICE}&resourceVersion=0"
 REQUEST_TIMEOUT = (
     2.0  # seconds for each of at most five requests, whatever `probe_timeout` is: a pass waits for them
 )
@@ -72,9 +74,7 @@ def fetch_control_planes(prober: Prober, endpoint: Endpoint) -> tuple[Endpoint, 
 def fetch_cluster_uid(prober: Prober, endpoint: Endpoint) -> str | None:
     """The UID of the namespace kube-system at `endpoint`; None where this node may not read it. Raises NotLearned."""
     status, data = _get(prober, endpoint, NAMESPACE_PATH)
-    document = _json(endpoint, data) if status == 200 else None
-    metadata = document.get("metadata") if isinstance(document, dict) else None
-    return uid_or_none(metadata.get("uid")) if isinstance(metadata, dict) else None
+    return uid_or_none(at(_json(endpoint, data), "metadata", "uid")) if status == 200 else None
 
 
 def fetch_drained(prober: Prober, endpoint: Endpoint, vip: str) -> frozenset[str] | None:
@@ -85,26 +85,21 @@ def fetch_drained(prober: Prober, endpoint: Endpoint, vip: str) -> frozenset[str
     services = _services(prober, endpoint, SERVICE_PATH.format(vip=vip.replace(":", "%3A")))
     if services == []:
         named = _services(prober, endpoint, NAMED_SERVICES_PATH)
-        services = None if named is None else [service for service in named if vip in _cluster_ips(service)]
+        services = None if named is None else [service for service in named if _has_address(service, vip)]
     if services is None:
         return None
     return frozenset(address for service in services[:1] for address in of_service(service).addresses)
 
 
-def _services(prober: Prober, endpoint: Endpoint, path: str) -> list[dict[str, Any]] | None:
+def _has_address(service: Mapping[str, Any], vip: str) -> bool:
+    addresses = at(service, "spec", "clusterIPs")
+    return isinstance(addresses, list) and vip in addresses
+
+
+def _services(prober: Prober, endpoint: Endpoint, path: str) -> list[Mapping[str, Any]] | None:
     """The Services of one list; None where this node may not read them. Raises NotLearned."""
     status, data = _get(prober, endpoint, path)
-    if status != 200:
-        return None
-    document = _json(endpoint, data)
-    items = document.get("items") if isinstance(document, dict) else None
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-
-def _cluster_ips(service: dict[str, Any]) -> list[Any]:
-    spec = service.get("spec")
-    addresses = spec.get("clusterIPs") if isinstance(spec, dict) else None
-    return addresses if isinstance(addresses, list) else []
+    return mappings(at(_json(endpoint, data), "items")) if status == 200 else None
 
 
 def control_planes_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:

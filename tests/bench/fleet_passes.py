@@ -24,7 +24,7 @@ from apiha.endpoint import Endpoint
 from apiha.hosts import HostsFile
 from apiha.log import Reporter
 from apiha.node.context import Node
-from apiha.node.learned import NAMESPACE_PATH
+from apiha.node.learned import NAMESPACE_PATH, SERVICE_PATH, SLICE_PATH
 from apiha.node.reconcile import reconcile
 from apiha.node.wait import bootstrap
 from apiha.probe import Health, Prober, trial_order
@@ -102,7 +102,12 @@ def _node(count: int) -> Iterator[tuple[Node, World, tuple[Endpoint, ...]]]:
         @contextlib.contextmanager
         def request(self, endpoint: Endpoint, path: str) -> Iterator[_Answer]:
             world.asked.append((world.elapsed, endpoint))
-            yield _Answer(_NAMESPACE if path == NAMESPACE_PATH else _slice(planes))
+            answers = {
+                SLICE_PATH: _slice(planes),
+                NAMESPACE_PATH: _NAMESPACE,
+                SERVICE_PATH.format(vip=VIP.address): b'{"items": [{}]}',
+            }
+            yield _Answer(answers[path])
 
     with tempfile.TemporaryDirectory(prefix="apiha-fleet-") as folder:
         path = Path(folder)
