@@ -53,7 +53,7 @@ def drain(
         return drained.having(Drain(address, clock.now().replace(microsecond=0)))
 
     period, proxies = cluster.min_sync_period(), cluster.kube_proxies()
-    if _write(cluster, wanted):
+    if _write(cluster, wanted, report):
         report.info(f"{address} is marked as drained in the Service {cluster.namespace}/apiserver")
     else:
         report.info(f"{address} was marked as drained already")
@@ -87,12 +87,12 @@ def drain(
     return Outcome(plane, planes.others_ready(address), proxies, period + settle)
 
 
-def undrain(
-    cluster: Cluster, address: str, report: Reporter, clock: Clock, *, timeout: float
-) -> Plane | None:
-    """Take a control plane back, and wait for up to `timeout` seconds until it is ready; None if it is not there.
+def undrain(cluster: Cluster, address: str, report: Reporter, clock: Clock, *, timeout: float) -> Plane:
+    """Take a control plane back, and wait for up to `timeout` seconds until it is ready.
 
-    Raises Refused for an address that is neither drained nor a control plane, NotFollowed, and what `Cluster` raises.
+    One that is not there is waited for as well: its machine may still boot, and who goes on to the next control plane
+    would have two down. Raises Refused for an address that is neither drained nor a control plane, NotFollowed, and
+    what `Cluster` raises.
     """
 
     def wanted(drained: Drained, planes: Planes) -> Drained:
@@ -103,32 +103,40 @@ def undrain(
             )
         return drained.without(address)
 
-    if _write(cluster, wanted):
+    if _write(cluster, wanted, report):
         report.info(f"{address} is no longer marked as drained in the Service {cluster.namespace}/apiserver")
     else:
         report.info(f"{address} was not marked as drained")
-    deadline = clock.monotonic() + timeout
+    start = clock.monotonic()
     while True:
-        plane = _look(cluster, clock, deadline).of(address)
-        if plane is None or not plane.present:
-            return None
-        if plane.ready:
+        plane = _look(cluster, clock, start + timeout).of(address)
+        if plane is not None and plane.present and plane.ready:
             return plane
-        elapsed = clock.monotonic() - deadline + timeout
+        elapsed = clock.monotonic() - start
         if elapsed >= timeout:
-            raise NotFollowed(
-                f"{address} is not ready after {format_duration(timeout)}: is its API server ready, and does the "
-                f"updater run (`kubectl -n {cluster.namespace} get pods,leases`)?"
-            )
+            raise NotFollowed(_why_not_back(plane, address, cluster.namespace, timeout))
         report.status(f"waiting until {address} is ready in the Service", elapsed, timeout - elapsed)
         clock.sleep(_POLL)
 
 
-def _write(cluster: Cluster, wanted: Callable[[Drained, Planes], Drained]) -> bool:
+def _why_not_back(plane: Plane | None, address: str, namespace: str, timeout: float) -> str:
+    if plane is None or not plane.present:
+        return (
+            f"{address} is not there after {format_duration(timeout)}: no API server at that address is in the Service "
+            "kubernetes. It is no longer marked as drained, and gets new connections once it is ready; if the machine "
+            "is gone for good, you are done"
+        )
+    return (
+        f"{address} is not ready after {format_duration(timeout)}: is its API server ready, and does the "
+        f"updater run (`kubectl -n {namespace} get pods,leases`)?"
+    )
+
+
+def _write(cluster: Cluster, wanted: Callable[[Drained, Planes], Drained], report: Reporter) -> bool:
     """Write what is `wanted` of what the Service says now; whether anything had to be written.
 
     Everything is read anew for each attempt, the Service first: what was decided from one state of it is never
-    written over another.
+    written over another. What cannot be read of the annotation goes, and is named.
     """
     for _ in range(_ATTEMPTS):
         service = cluster.service()
@@ -140,6 +148,11 @@ def _write(cluster: Cluster, wanted: Callable[[Drained, Planes], Drained]) -> bo
             cluster.write_drained(service, after)
         except Changed:
             continue
+        except KeyboardInterrupt:
+            report.warning("the Service may have been changed all the same: `apiha control-plane list` says")
+            raise
+        if before.problems:
+            report.warning(f"removed from the annotation: {'; '.join(before.problems)}")
         return True
     raise ApihaError(f"the Service was changed by somebody else {_ATTEMPTS} times in a row; try again")
 

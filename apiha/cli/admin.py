@@ -37,7 +37,7 @@ def _address(text: str) -> str:
     type=DURATION,
     default="60s",
     show_default=True,
-    help="How long the updater may take to change the Service.",
+    help="How long to wait until the Service has followed.",
 )
 @click.option(
     "--settle",
@@ -65,7 +65,7 @@ def control_plane_command(
     undrain ADDRESS  take it back; says when it is ready
 
     Runs kubectl, on any machine with an admin kubeconfig. Exit code 12 if it is refused: the last ready control plane
-    is never drained, and no address that is none. Exit code 13 if the updater does not follow within --timeout.
+    is never drained, and no address that is none. Exit code 13 if the cluster does not follow within --timeout.
     """
     from apiha.admin import drain as drains
     from apiha.admin.cluster import Cluster
@@ -94,12 +94,8 @@ def control_plane_command(
         outcome = drains.drain(cluster, address, report, clock, timeout=timeout, settle=settle)
         print_result("\n".join(drains.safe(outcome)))
     else:
-        plane = drains.undrain(cluster, address, report, clock, timeout=timeout)
-        print_result(
-            f"{address} is ready: it gets new connections again"
-            if plane is not None
-            else f"{address} is not there; it gets new connections once its API server is ready"
-        )
+        drains.undrain(cluster, address, report, clock, timeout=timeout)
+        print_result(f"{address} is ready: it gets new connections again")
     return 0
 
 

@@ -197,7 +197,6 @@ def test_undrained_twice_is_well(memory: MemoryCluster) -> None:
     log = io.StringIO()
     for _ in range(2):
         plane = undrain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0)
-        assert plane is not None
         assert plane.ready
     assert memory.version == 3
     assert f"{B} was not marked as drained" in log.getvalue()
@@ -208,21 +207,74 @@ def test_an_api_server_that_does_not_answer_for_a_moment_is_asked_again(memory: 
     memory.set(B)
     cluster = cast(Cluster, memory)
     memory.before_write = [lambda: setattr(memory, "fails", 3)]
-    assert undrain(cluster, B, Reporter(io.StringIO()), FakeClock(), timeout=60.0) is not None
+    assert undrain(cluster, B, Reporter(io.StringIO()), FakeClock(), timeout=60.0).ready
     assert memory.text is None
 
 
 def test_undrain_says_when_it_takes_connections_again(memory: MemoryCluster) -> None:
-    """Ready; or not there, which is no error: it is used once it is up; or not ready in time."""
+    """Ready; or not ready in time."""
     cluster, report = cast(Cluster, memory), Reporter(io.StringIO())
-    memory.set(f"{B},nonsense")
-    found = undrain(cluster, B, report, FakeClock(), timeout=60.0)
-    assert found is not None
-    assert found.ready
-    assert memory.text is None  # what could not be read is gone too
     memory.set(B)
-    memory.present = [A, C]
-    assert undrain(cluster, B, report, FakeClock(), timeout=60.0) is None
-    memory.present, memory.dead = [A, B, C], {B}
+    assert undrain(cluster, B, report, FakeClock(), timeout=60.0).ready
+    assert memory.text is None
+    memory.dead = {B}
     with pytest.raises(NotFollowed, match=r"10.0.0.12 is not ready after"):
         undrain(cluster, B, report, FakeClock(), timeout=60.0)
+
+
+def test_undrain_waits_for_a_control_plane_that_still_boots(memory: MemoryCluster) -> None:
+    """Who goes on to the next one as soon as `undrain` is done would else have two of three down."""
+    memory.set(B)
+    memory.present = [A, C]
+    clock = FakeClock()
+
+    def boots(seconds: float, sleep: Callable[[float], None] = clock.sleep) -> None:
+        sleep(seconds)
+        if clock.monotonic() > 1020.0:
+            memory.present = [A, B, C]
+
+    clock.sleep = boots  # type: ignore[method-assign]
+    start = clock.monotonic()
+    assert undrain(cast(Cluster, memory), B, Reporter(io.StringIO()), clock, timeout=60.0).ready
+    assert clock.monotonic() - start >= 20.0
+
+
+def test_undrain_of_a_machine_that_is_gone_says_what_stands(memory: MemoryCluster) -> None:
+    """No longer drained, and not there: not ready in time, and nothing to do for one that was removed for good."""
+    memory.set(B)
+    memory.present = [A, C]
+    with pytest.raises(NotFollowed) as caught:
+        undrain(cast(Cluster, memory), B, Reporter(io.StringIO()), FakeClock(), timeout=60.0)
+    assert str(caught.value) == (
+        f"{B} is not there after 1m00s: no API server at that address is in the Service kubernetes. It is no longer "
+        "marked as drained, and gets new connections once it is ready; if the machine is gone for good, you are done"
+    )
+    assert memory.text is None
+
+
+def test_what_cannot_be_read_of_the_annotation_is_named_before_it_goes(memory: MemoryCluster) -> None:
+    """Somebody meant a control plane by it, and believes it drained."""
+    memory.set("10.0.0.l3")
+    log = io.StringIO()
+    drain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0, settle=10.0)
+    assert "warning: removed from the annotation: '10.0.0.l3' is not an IPv4 or IPv6 address" in log.getvalue()
+    memory.set(f"{B},nonsense")
+    log = io.StringIO()
+    undrain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0)
+    assert "warning: removed from the annotation: 'nonsense' is not" in log.getvalue()
+    assert memory.text is None
+
+
+def test_a_write_that_is_cut_short_may_have_been_made(memory: MemoryCluster) -> None:
+    """^C while kubectl sends it: nobody knows, and where to look is said."""
+
+    def cut_short() -> None:
+        raise KeyboardInterrupt
+
+    memory.before_write = [cut_short]
+    log = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        drain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0, settle=10.0)
+    assert log.getvalue() == (
+        "apiha: warning: the Service may have been changed all the same: `apiha control-plane list` says\n"
+    )
