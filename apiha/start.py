@@ -20,6 +20,10 @@ def main() -> NoReturn:
         gc.set_threshold(PIN_THRESHOLD)
     for name in UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # its import fails at once, as if it were not there
-    from apiha.cli.main import main as run
-
+    try:
+        from apiha.cli.main import main as run
+    except KeyboardInterrupt:  # half a second on a busy machine; nothing has been done yet
+        if sys.stderr is not None:
+            sys.stderr.write("apiha: error: interrupted\n")
+        sys.exit(130)  # ExitCode.INTERRUPTED
     run()

@@ -6,6 +6,7 @@ The format: https://prometheus.io/docs/instrumenting/exposition_formats/#text-ba
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -79,7 +80,7 @@ def put(folder: Path, name: str, make: Callable[[str], str], warn: Callable[[str
         try:
             write(folder, name, make(_read(folder, name)))
         except OSError as error:
-            failures.append(_explain(folder, error))
+            failures.append(_explain(folder, name, error))
         except Exception as error:  # whatever it is, the block matters more
             failures.append(f"metrics not written: {type(error).__name__}: {error}")
 
@@ -121,12 +122,16 @@ def _read(folder: Path, name: str) -> str:
         return ""
 
 
-def _explain(folder: Path, error: OSError) -> str:
+def _explain(folder: Path, name: str, error: OSError) -> str:
     """Why the metrics were not written, and what to do about it."""
-    return (
-        f"textfile_dir: {folder}: cannot write metrics: {error.strerror or error}; the folder must exist and belong to "
-        "root, and `apiha install` lets the units write there"
-    )
+    why = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "make room there, or set another folder"
+    elif error.errno == errno.EISDIR:
+        why, advice = f"{name} there is a folder", "remove it"
+    else:
+        advice = "the folder must exist and belong to root, and `apiha install` lets the units write there"
+    return f"textfile_dir: {folder}: cannot write metrics: {why}; {advice}"
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -234,6 +234,8 @@ def report_command(invocation: Invocation, file: Path | None) -> None:
     from apiha.hosts import HostsFile
     from apiha.status.report import archive, collect, require_new, write
 
+    if file == Path("-"):  # stdout for many programs; a file of that name is hard to remove
+        raise click.UsageError("FILE is the name of a file; a report does not go to stdout")
     now = SystemClock().now()
     path = file or Path(f"apiha-report-{now.strftime('%Y%m%dT%H%M%SZ')}.tar.gz")
     require_new(path)

@@ -125,7 +125,9 @@ def write(path: Path, data: bytes) -> None:
     except FileExistsError:
         raise _there(path) from None
     except OSError as error:
-        raise ApihaError(f"{path}: cannot write the report: {error.strerror or error}") from None
+        raise ApihaError(
+            f"{path}: cannot write the report: {error.strerror or error}; give another FILE"
+        ) from None
 
 
 def _there(path: Path) -> ApihaError:

@@ -39,12 +39,7 @@ class DrainReport:
         self._shown = drained.addresses
         for drain in drained.drains:
             self._metrics.drained.labels(drain.address).set(1)
-        message = (
-            f"the annotation {ANNOTATION} of the Service cannot be used in part: {'; '.join(drained.problems)}; "
-            "the rest of it holds. To fix it: `apiha control-plane undrain ADDRESS`, or `kubectl annotate`"
-            if drained.problems
-            else None
-        )
+        message = _unusable(drained) if drained.problems else None
         self._say("drained", message, "solved", "DrainNotReadable" if announce else None)
         now = self._clock.now()
         forgotten = [_forgotten(drain, present) for drain in drained.drains if drain.forgotten(now)]
@@ -76,6 +71,14 @@ class DrainReport:
         elif reason is not None and self._announced.get(key) != message:
             self._announced[key] = message
             self._announcer.warn(reason, message)
+
+
+def _unusable(drained: Drained) -> str:
+    part, rest = (" in part", "; the rest of it holds") if drained.drains else ("", "")
+    return (
+        f"the annotation {ANNOTATION} of the Service cannot be used{part}: {'; '.join(drained.problems)}{rest}. To fix "
+        "it: `apiha control-plane undrain ADDRESS`, or `kubectl annotate`"
+    )
 
 
 def _forgotten(drain: Drain, present: Collection[str]) -> str:

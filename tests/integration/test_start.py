@@ -1,4 +1,4 @@
-"""What `apiha pin-host` loads before it works: a worker's boot waits for it."""
+"""How apiha starts: what `apiha pin-host` loads before it works, and a ^C before anything works."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ def test_a_pin_loads_nothing_that_it_does_not_need(
     assert {"httpx", "apiha.node.pin"} <= loaded
     assert loaded & set(NEEDLESS) == set()
     assert plane.address in hosts.read_text()
+
+
+def test_a_control_c_while_it_starts_is_one_line() -> None:
+    """Half a second on a busy machine, in which many a ^C falls."""
+    program = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+import apiha.start
+apiha.start.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "apiha: error: interrupted\n")

@@ -257,7 +257,9 @@ def test_what_cannot_be_read_of_the_annotation_is_named_before_it_goes(memory: M
     memory.set("10.0.0.l3")
     log = io.StringIO()
     drain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0, settle=10.0)
-    assert "warning: removed from the annotation: '10.0.0.l3' is not an IPv4 or IPv6 address" in log.getvalue()
+    assert (
+        "warning: removed from the annotation: '10.0.0.l3' is not an IPv4 or IPv6 address" in log.getvalue()
+    )
     memory.set(f"{B},nonsense")
     log = io.StringIO()
     undrain(cast(Cluster, memory), B, Reporter(log), FakeClock(), timeout=60.0)

@@ -295,7 +295,23 @@ def test_a_disk_that_is_full_keeps_the_file_that_is_there(
     assert (folder / textfile.NODE_FILE).read_text() == "old 1\n"
     assert os.listdir(folder) == [textfile.NODE_FILE]
     [warning] = [event["message"] for event in events(log) if "textfile_dir" in event["message"]]
-    assert "cannot write metrics: No space left on device" in warning
+    assert warning == (
+        f"textfile_dir: {folder}: cannot write metrics: No space left on device; make room there, or set another folder"
+    )
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(
+    node: Node, world: World, folder: Path, log: io.StringIO
+) -> None:
+    """That textfile_dir belongs to root helps nobody then."""
+    (folder / textfile.NODE_FILE).mkdir()
+    world.says(VIP, READY)
+    with told(node):
+        reconcile(node)
+    [warning] = [event["message"] for event in events(log) if "textfile_dir" in event["message"]]
+    assert warning == (
+        f"textfile_dir: {folder}: cannot write metrics: {textfile.NODE_FILE} there is a folder; remove it"
+    )
 
 
 def test_a_folder_that_never_answers_holds_nobody(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from apiha.cli import node as node_commands
@@ -179,8 +180,17 @@ def test_nothing_is_overwritten(machine: Path) -> None:
     assert (machine / "hosts").read_bytes() == HOSTS
     with pytest.raises(ApihaError, match="hosts is there already"):
         write(machine / "hosts", b"")
-    with pytest.raises(ApihaError, match="cannot write the report: No such file"):
+    with pytest.raises(
+        ApihaError, match="cannot write the report: No such file or directory; give another FILE"
+    ):
         write(machine / "no/such/folder", b"")
+
+
+def test_a_report_is_a_file(machine: Path) -> None:
+    """`-` is stdout for many programs; a file of that name is hard to remove."""
+    with pytest.raises(click.UsageError, match="FILE is the name of a file"):
+        run(machine, "-")
+    assert not (machine / "-").exists()
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_an_archive(
@@ -194,7 +204,9 @@ def test_a_disk_that_is_full_leaves_no_half_of_an_archive(
 
     with monkeypatch.context() as patched:  # pytest itself opens files too
         patched.setattr("builtins.open", lambda *_: Full())
-        with pytest.raises(ApihaError, match=r"r\.tar\.gz: cannot write the report: No space left on device"):
+        with pytest.raises(
+            ApihaError, match=r"r\.tar\.gz: cannot write the report: No space left on device; give"
+        ):
             write(machine / "r.tar.gz", b"x")
     assert not (machine / "r.tar.gz").exists()
 

@@ -255,6 +255,15 @@ def test_an_annotation_that_cannot_be_used_is_said_once(world: World) -> None:
     assert world.shown("control_plane_drained", address="192.0.2.1") is None
 
 
+def test_an_annotation_of_which_nothing_can_be_used_has_no_rest(world: World) -> None:
+    """`the rest of it holds` would be untrue."""
+    world.recorder.drained(parse("10.0.0.12," * 1000), set(), announce=True)
+    assert world.log == [
+        "the annotation apiserver-updater.apiha/drained of the Service cannot be used: longer than 4096 "
+        "characters; nothing of it is used. To fix it: `apiha control-plane undrain ADDRESS`, or `kubectl annotate`"
+    ]
+
+
 def test_a_drain_of_more_than_a_week_is_reported(world: World) -> None:
     """Once, with whether the machine is gone; by an Event of the leader alone."""
     world.clock.today = DAY + timedelta(days=8)
