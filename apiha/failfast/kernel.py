@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError, ExitCode, NotPermitted
-from apiha.failfast import rules
+from apiha.failfast import rules, tracking
 from apiha.failfast.table import Table, parse_layout, parse_table
 from apiha.preview import Preview
 
@@ -90,21 +90,26 @@ def load(endpoints: Iterable[Endpoint], mode: rules.Mode, preview: Preview | Non
     """
     wanted = frozenset(endpoints)
     before = read()
-    if before is not None and before.layout == rules.layout(mode, knock=before.knocks):
-        if before.control_planes == wanted:
-            return "unchanged"
-        refreshed = _change(rules.refresh_script(wanted, knock=before.knocks), preview)
-        if refreshed.ok:
-            return "refreshed"
-        if not refreshed.missing:  # else flushed since it was read
-            raise _failure("cannot change nftables", refreshed)
-        before = None
-    loaded = _change(rules.load_script(wanted, mode), preview)
-    if not loaded.ok:  # a kernel that cannot copy packets, most likely; what the rest needs, the answer tells
-        loaded = _change(rules.load_script(wanted, mode, knock=False), preview)
-    if not loaded.ok:
-        raise _failure("cannot load the nftables table", loaded)
-    return "loaded" if before is None else "replaced"
+    has = before.features(mode) if before is not None else None
+    tracked = (has is not None and has.forget) or tracking.in_use()
+    for features in rules.VARIANTS:
+        if features.forget and not tracked:
+            continue
+        if before is not None and features == has:
+            if before.control_planes == wanted:
+                return "unchanged"
+            refreshed = _change(rules.refresh_script(wanted, knock=features.knock), preview)
+            if refreshed.ok:
+                return "refreshed"
+            if not refreshed.missing:  # else flushed since it was read
+                raise _failure("cannot change nftables", refreshed)
+            before = None
+        loaded = _change(rules.load_script(wanted, mode, features), preview)
+        if (
+            loaded.ok
+        ):  # else the kernel lacks a feature, most likely; what the rest needs, the last answer tells
+            return "loaded" if before is None else "replaced"
+    raise _failure("cannot load the nftables table", loaded)
 
 
 def remove(preview: Preview | None = None) -> bool:
@@ -119,11 +124,13 @@ def remove(preview: Preview | None = None) -> bool:
 
 
 def _change(script: str, preview: Preview | None) -> _Answer:
-    """Make one transaction, or show it."""
+    """Make one transaction; with a preview show it, if the kernel would take it."""
     if preview is None:
         return _nft("-f", "-", script=script)
-    preview.command("nft", "-f", "-", stdin=script)
-    return _Answer(True, "", "")
+    checked = _nft("--check", "-f", "-", script=script)
+    if checked.ok:
+        preview.command("nft", "-f", "-", stdin=script)
+    return checked
 
 
 def _present() -> list[str]:

@@ -18,6 +18,9 @@ half-open
     from the control plane, closes the breaker. Where packets cannot be copied (Pods; kernels without `dup`), one SYN in
     `TRIAL` passes instead.
 
+A connection that is reset leaves the kernel's connection tracking at once (`forget`), not after 10 s: a new one by VIP
+that gets its source port by chance would be translated as it was, to the machine that is lost.
+
 Packets over `lo` are never looked at: these are the node's own API server, and the resets themselves. Where the Service
 proxy sends a packet for the VIP to this node itself, `output` still names the device of the VIP's route, so the address
 is asked as well (`fib`).
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from apiha.endpoint import Endpoint
@@ -57,6 +61,10 @@ KNOCK = "1s"
 TRIAL = "4500ms"  # so that a control plane that is back is used within 5 s
 TRIAL_AFTER_KNOCKS = "30s"  # in case a firewall of this machine drops the copies
 
+# A tracked connection's timeouts in seconds. `close` is the state after a reset: 10 for the kernel; 0 is over at once.
+# What is not named gets nft's defaults, which are the kernel's; these two are what kube-proxy sets the kernel's to.
+_TRACKED = "established : 86400, close_wait : 3600, close : 0"
+
 _ADDRESSES = 1024  # elements; the control planes of today and those that left
 _CONNECTIONS = 16384  # elements of about 100 bytes, used only while a question is open
 # The longest IP packet that may be a pure ACK: an IP header without options and a TCP header of 60 bytes. Data beyond
@@ -70,14 +78,31 @@ _TO_COPY, _COPIED = (
 COUNTERS = ("silences", "cut", "refused")  # per address: silences found, connections reset, SYNs refused
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the tables do beyond the breakers, where the machine can.
+
+    `knock`: copy packets. `forget`: have connection tracking forget connections to control planes that were reset; this
+    switches tracking on where nothing else does.
+    """
+
+    knock: bool = True
+    forget: bool = True
+
+
+ALL = Features()
+# The best first.
+VARIANTS = (ALL, Features(knock=False), Features(forget=False), Features(knock=False, forget=False))
+
+
 def scopes(mode: Mode) -> tuple[Scope, ...]:
     """Whose connections are watched: the node's own, and with `pods` also those of its Pods, by separate breakers."""
     return ("node", "pods") if mode == "pods" else ("node",)
 
 
-def load_script(endpoints: Iterable[Endpoint], mode: Mode, *, knock: bool = True) -> str:
+def load_script(endpoints: Iterable[Endpoint], mode: Mode, features: Features = ALL) -> str:
     """The script for `nft -f` that makes all tables, and replaces those that are there, in one transaction."""
-    return remove_script() + _tables(endpoints, mode, layout(mode, knock=knock), knock=knock)
+    return remove_script() + _tables(endpoints, mode, layout(mode, features), features)
 
 
 def refresh_script(endpoints: Iterable[Endpoint], *, knock: bool = True) -> str:
@@ -103,9 +128,14 @@ def remove_script() -> str:
     return "".join(f"table {table}\ndelete table {table}\n" for table in (TABLE, *KNOCK_TABLES))
 
 
-def layout(mode: Mode, *, knock: bool = True) -> str:
+def layout(mode: Mode, features: Features = ALL) -> str:
     """A short digest of the tables' text without control planes: equal where a refresh is enough."""
-    return hashlib.sha256(_tables((), mode, "", knock=knock).encode()).hexdigest()[:12]
+    return hashlib.sha256(_tables((), mode, "", features).encode()).hexdigest()[:12]
+
+
+def features_of(mode: Mode, digest: str) -> Features | None:
+    """The features of the tables with this layout; None if this version makes no such tables for this mode."""
+    return next((features for features in VARIANTS if layout(mode, features) == digest), None)
 
 
 def marker(mode: Mode, digest: str) -> str:
@@ -113,7 +143,7 @@ def marker(mode: Mode, digest: str) -> str:
     return f"{MARKER}, mode {mode}, layout {digest}"
 
 
-def _tables(endpoints: Iterable[Endpoint], mode: Mode, digest: str, *, knock: bool) -> str:
+def _tables(endpoints: Iterable[Endpoint], mode: Mode, digest: str, features: Features) -> str:
     wanted = tuple(endpoints)
     about = f'\tchain about {{\n\t\treturn comment "{marker(mode, digest)}"\n\t}}\n'
     parts = [about]
@@ -124,8 +154,15 @@ def _tables(endpoints: Iterable[Endpoint], mode: Mode, digest: str, *, knock: bo
             + (f"\t\telements = {{ {elements} }}\n" if elements else "")
             + "\t}\n"
         )
+    if features.forget:
+        parts += [
+            f"\tct timeout closed{version} {{\n\t\tprotocol tcp;\n\t\tl3proto {_ip(version)};\n"
+            f"\t\tpolicy = {{ {_TRACKED} }};\n\t}}\n"
+            for version in (4, 6)
+        ]
     for scope in scopes(mode):
-        parts += [_breaker(scope, version, knock=knock and scope == "node") for version in (4, 6)]
+        able = features if scope == "node" else replace(features, knock=False)
+        parts += [_breaker(scope, version, able) for version in (4, 6)]
     parts.append(
         _hook("output", 10, [f"meta priority {_COPIED} return", "oif lo return", *_questions("node")])
     )
@@ -134,7 +171,7 @@ def _tables(endpoints: Iterable[Endpoint], mode: Mode, digest: str, *, knock: bo
     if mode == "pods":
         parts.append(_hook("forward", 10, [*_questions("pods"), *_answers("pods")]))
     text = f"table {TABLE} {{\n{''.join(parts)}}}\n"
-    if knock:
+    if features.knock:
         for table, version in zip(KNOCK_TABLES, (4, 6), strict=True):
             text += f"table {table} {{\n{about}{_copier(wanted, version)}}}\n"
     return text
@@ -196,7 +233,7 @@ def _copier(endpoints: Iterable[Endpoint], version: int) -> str:
     return f"{body}\t}}\n{_hook('output', 11, rules)}"
 
 
-def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
+def _breaker(scope: Scope, version: int, features: Features) -> str:
     """Sets and chains of the breakers of one scope and family; their names begin with `node4_` and so on."""
     ip, address_type = _ip(version), _address_type(version)
     values = {
@@ -215,8 +252,8 @@ def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
         "owed": ASKED,  # somebody's SYN has no answer yet, and nothing came since
         "owed_young": SYN_PATIENCE,
         "silent": SILENT,
-        "trial": TRIAL_AFTER_KNOCKS if knock else TRIAL,
-        **({"knock": KNOCK} if knock else {}),
+        "trial": TRIAL_AFTER_KNOCKS if features.knock else TRIAL,
+        **({"knock": KNOCK} if features.knock else {}),
     }
     kept = [
         (name, address_type, f"flags dynamic,timeout; timeout {t}", _ADDRESSES) for name, t in limits.items()
@@ -230,8 +267,12 @@ def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
         f"\tset {values['p']}_{name} {{ type {kind}; {flags}; size {size}; }}\n"
         for name, kind, flags, size in kept
     )
-    chains = (_BREAKER % {**values, "knock": _KNOCK % values if knock else ""}).replace("\n\n", "\n")
-    return sets + chains
+    chains = _BREAKER % {
+        **values,
+        "knock": _KNOCK % values if features.knock else "",
+        "forget": _FORGET % version if features.forget else "",
+    }
+    return sets + chains.replace("\n\n", "\n")
 
 
 # `add` and `update` of a full set end their rule: what cannot be remembered is never held against anybody. That is why
@@ -239,6 +280,7 @@ def _breaker(scope: Scope, version: int, *, knock: bool) -> str:
 _BREAKER = """\
 	chain %(p)s_question {
 		tcp flags & rst == rst return comment "nobody answers a reset"
+%(forget)s
 		%(to)s @%(p)s_silent goto %(p)s_while_silent
 		tcp flags & (fin | syn | psh) == 0 meta length <= %(longest_ack)d return comment "a pure ACK"
 		%(question)s @%(p)s_asked goto %(p)s_asked_again
@@ -286,3 +328,6 @@ add @%(p)s_asked { %(question)s } return comment "half-open: this one may try"
 _KNOCK = """\
 		tcp flags & syn == syn %(to)s != @%(p)s_knock add @%(p)s_knock { %(to)s } \
 meta priority set %(to_copy)s return comment "half-open: a copy tries" """.rstrip()
+# The kernel takes this of a connection's first packet only, later it is ignored.
+_FORGET = """\
+		tcp flags & syn == syn ct timeout set "closed%d" """.rstrip()

@@ -30,11 +30,13 @@ def summary(table: Table) -> list[str]:
 def table_json(table: Table | None) -> dict[str, Any]:
     """The same for programs; the keys are documented in docs/cli.md and stay."""
     if table is None:
-        return {"loaded": False, "mode": None, "knocks": False, "breakers": []}
+        return {"loaded": False, "mode": None, "knocks": False, "forgets": False, "breakers": []}
+    features = table.features(table.mode)
     return {
         "loaded": True,
         "mode": table.mode,
         "knocks": table.knocks,
+        "forgets": features is not None and features.forget,
         "breakers": [
             {
                 "address": breaker.endpoint.address,

@@ -9,7 +9,7 @@ from typing import Any
 
 from apiha.durations import format_duration, parse_duration
 from apiha.endpoint import Endpoint
-from apiha.failfast.rules import COUNTERS, MARKER, SILENT, Scope
+from apiha.failfast.rules import COUNTERS, MARKER, SILENT, Features, Mode, Scope, features_of, scopes
 
 _MARKER = re.compile(rf"{re.escape(MARKER)}, mode (node|pods), layout ([0-9a-f]+)")
 
@@ -49,7 +49,7 @@ class Table:
     `knocks` tells whether the tables that copy packets are there as well, made from the same.
     """
 
-    mode: str
+    mode: Mode
     layout: str
     control_planes: frozenset[Endpoint]
     breakers: tuple[Breaker, ...]
@@ -59,6 +59,11 @@ class Table:
     def silent(self) -> tuple[Breaker, ...]:
         """The breakers that are open."""
         return tuple(breaker for breaker in self.breakers if breaker.silent_for is not None)
+
+    def features(self, mode: Mode) -> Features | None:
+        """What this version made it with for this mode; None if it was made otherwise, or a part of it is missing."""
+        features = features_of(mode, self.layout)
+        return features if features is not None and features.knock == self.knocks else None
 
 
 def parse_table(document: Any) -> Table | None:
@@ -77,9 +82,9 @@ def parse_table(document: Any) -> Table | None:
             for name in ("control_planes4", "control_planes6")
             for endpoint, _ in _elements(sets, name)
         )
-        scopes: tuple[Scope, ...] = ("node", "pods") if marker[1] == "pods" else ("node",)
-        breakers = [_breaker(sets, scope, e) for scope in scopes for e in sorted(control_planes)]
-        return Table(marker[1], marker[2], control_planes, tuple(breakers))
+        mode: Mode = "pods" if marker[1] == "pods" else "node"
+        breakers = [_breaker(sets, scope, e) for scope in scopes(mode) for e in sorted(control_planes)]
+        return Table(mode, marker[2], control_planes, tuple(breakers))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"not what `nft --json` is expected to say: {error!r}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from apiha.failfast import rules
 from apiha.node.choice import addresses_to_watch
 from apiha.status.model import Found, Observations, UnitState
 
@@ -27,7 +26,7 @@ def not_in_force(seen: Observations) -> Iterator[Found]:
         yield Found(
             "fail_fast is off, and the nftables table is there all the same", advice="`apiha fail-fast off`"
         )
-    elif view.table.layout != rules.layout(mode, knock=view.table.knocks):
+    elif view.table.features(mode) is None:
         yield Found(
             f"fail fast was loaded with other settings (mode {view.table.mode}) or by another version"
         )

@@ -12,6 +12,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ STARTERS = ("apiha-reconcile.timer", "apiha-reconcile.path", "apiha-failfast-ref
 TEXTFILES = "/var/lib/prometheus/node-exporter"
 KUBELET = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 NFTABLES_CONF = "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter { }\n"
+STATEFUL = "{ chain out { type filter hook output priority 0; ct state invalid drop; }; }"
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +75,15 @@ def tables(machine: Machine) -> set[str]:
     return {line.removeprefix("table ") for line in listed.splitlines()}
 
 
+def status(machine: Machine) -> Any:
+    """What `apiha fail-fast status` says."""
+    done = machine.run(["/usr/local/bin/apiha", "fail-fast", "status", "-o", "json"], check=False)
+    return json.loads(done.stdout)
+
+
 def watched(machine: Machine) -> set[str]:
     """The addresses that the kernel watches."""
-    done = machine.run(["/usr/local/bin/apiha", "fail-fast", "status", "-o", "json"], check=False)
-    return {breaker["address"] for breaker in json.loads(done.stdout)["breakers"]}
+    return {breaker["address"] for breaker in status(machine)["breakers"]}
 
 
 def comes_back(machine: Machine, seconds: float) -> None:
@@ -151,6 +158,23 @@ def test_a_change_of_the_configuration_or_of_the_learned_list_is_followed(worker
     worker.wait_until(lambda: not tables(worker) & TABLES, "the table is gone", 10.0)
     worker.write("/etc/apiha/config.yaml", config)
     comes_back(worker, 10.0)
+
+
+def test_the_sandboxed_unit_learns_that_connections_are_tracked(worker: Machine) -> None:
+    """The files that would tell are hidden from it. A firewall that needs tracking, the passes' own connections: the
+    refresh behind the next pass has the kernel forget what is reset.
+    """
+    assert status(worker)["forgets"] is False
+    worker.write("/etc/nftables.conf", NFTABLES_CONF.replace("{ }", STATEFUL), mode=0o755)
+    try:
+        worker.systemctl("reload", "nftables.service")
+        comes_back(worker, 5.0)
+        worker.run(["systemctl", "start", "apiha-reconcile.service"], check=False)
+        worker.wait_until(lambda: status(worker)["forgets"] is True, "it is used", timeout=10.0)
+    finally:
+        worker.write("/etc/nftables.conf", NFTABLES_CONF, mode=0o755)
+        worker.systemctl("reload", "nftables.service")
+        comes_back(worker, 5.0)
 
 
 def test_a_start_that_took_too_long_is_tried_again(worker: Machine) -> None:

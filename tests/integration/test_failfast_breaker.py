@@ -103,7 +103,7 @@ def test_a_control_plane_that_is_back_is_used_again_at_once(lab: Lab, index: int
 
 def test_where_packets_cannot_be_copied_one_client_in_some_seconds_tries(lab: Lab) -> None:
     """As for Pods, and on kernels without `dup`: that one waits for a second, the others for nothing."""
-    lab.reset(knock=False)
+    lab.reset(rules.Features(knock=False))
     target = lab.endpoints[0]
     idle = lab.connect(target)
     lab.hosts[0].link_down()
@@ -307,7 +307,7 @@ def test_a_program_whose_packets_vanish_on_purpose_harms_no_connection_that_work
     """It needs no rights for that. A knock takes another way and is answered; where none can be sent, new connections
     are refused for a while, and those that work go on.
     """
-    lab.reset(knock=knock)
+    lab.reset(rules.Features(knock=knock))
     target = lab.endpoints[0]
     working = [lab.connect(target) for _ in range(3)]
     time.sleep(1.2)  # nobody on the node says or hears anything

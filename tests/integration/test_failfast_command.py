@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +55,32 @@ class Machine:
         done = self.host.run(["nft", "-f", "-"], input=script)
         assert done.returncode == 0, done.stderr
 
+    def send(self) -> None:
+        """Send a packet to a control plane: a connection to be tracked, for some seconds."""
+
+        def body() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"anybody?", ("10.0.0.11", 6443))
+
+        self.host.call(body)
+
+    def forgets(self) -> bool:
+        """Whether connection tracking is told to forget what was reset."""
+        return bool(json.loads(self.fail_fast("status", "-o", "json"))["forgets"])
+
+    def unable(self, folder: Path, feature: str) -> str:
+        """A PATH on which `nft` refuses scripts with this word, as a kernel without the feature does."""
+        real = shutil.which("nft")
+        program = folder / "bin" / "nft"
+        program.parent.mkdir()
+        program.write_text(
+            f'#!/bin/sh\ncase "$*" in *"-f -") ;; *) exec {real} "$@";; esac\nscript=$(cat)\n'
+            f'case "$script" in *" {feature} "*) echo "Error: Could not process rule" >&2; exit 1;; esac\n'
+            f'printf "%s\\n" "$script" | exec {real} "$@"\n'
+        )
+        program.chmod(0o755)
+        return f"{program.parent}:{os.environ['PATH']}"
+
     def tables(self) -> set[str]:
         """The tables there are."""
         listed = self.host.run(["nft", "list", "tables"], check=True).stdout
@@ -67,11 +95,26 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
+def tracking(tmp_path: Path) -> Iterator[Machine]:
+    """A machine of its own, whose firewall has the kernel track connections."""
+    with Network() as network:
+        machine = Machine(network.add_host("worker", "10.0.0.21", "fd00::21"), tmp_path)
+        machine.nft(FIREWALL)
+        machine.send()
+        yield machine
+
+
+@pytest.fixture
 def machine(host: Host, tmp_path: Path) -> Machine:
     """The host without any rules."""
     return Machine(host, tmp_path)
 
 
+# What any stateful firewall has, and so has connections tracked.
+FIREWALL = (
+    "table inet firewall { chain out { type filter hook output priority 0; ct state invalid drop; }; }\n"
+)
+COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 OURS = {rules.TABLE, *rules.KNOCK_TABLES}
 
 
@@ -173,21 +216,64 @@ def test_without_nft_there_is_one_warning(machine: Machine) -> None:
 
 def test_a_kernel_that_cannot_copy_gets_the_rest(machine: Machine, tmp_path: Path) -> None:
     """Where `dup` is missing: the breakers without knocks, which later refreshes keep."""
-    real = subprocess.run(["which", "nft"], capture_output=True, text=True, check=True).stdout.strip()
-    fake = tmp_path / "bin"
-    fake.mkdir()
-    program = fake / "nft"
-    program.write_text(
-        f'#!/bin/sh\nif [ "$1" = -f ]; then\n  script=$(cat)\n'
-        '  case "$script" in *" dup to "*) echo "Error: Could not process rule" >&2; exit 1;; esac\n'
-        f'  printf "%s\\n" "$script" | exec {real} -f -\nfi\nexec {real} "$@"\n'
-    )
-    program.chmod(0o755)
-    path = f"{fake}:{os.environ['PATH']}"
+    path = machine.unable(tmp_path, "dup to")
     assert machine.apiha("fail-fast", "on", path=path).returncode == 0
     assert machine.tables() == {rules.TABLE}
     assert json.loads(machine.fail_fast("status", "-o", "json"))["knocks"] is False
     assert machine.apiha("fail-fast", "on", "--refresh", path=path).stderr == ""
+
+
+@pytest.mark.parametrize("feature", ["ct timeout", "dup to"])
+def test_a_kernel_that_lacks_one_feature_gets_the_other(
+    tracking: Machine, tmp_path: Path, feature: str
+) -> None:
+    """And is asked again at each refresh, with nothing changed and not a word."""
+    path = tracking.unable(tmp_path, feature)
+    assert "fail fast loaded" in tracking.apiha("fail-fast", "on", path=path).stderr
+    status = json.loads(tracking.fail_fast("status", "-o", "json"))
+    assert (status["knocks"], status["forgets"]) == (feature != "dup to", feature != "ct timeout")
+    assert tracking.apiha("fail-fast", "on", "--refresh", path=path).stderr == ""
+    dry = tracking.apiha("fail-fast", "on", "--dry-run", path=path)
+    assert "fail fast unchanged" in dry.stderr
+    assert "would run" not in dry.stdout + dry.stderr
+    tracking.config.write_text("control_plane: [10.0.0.14]\nvip: 10.96.0.100\n")
+    refreshed = tracking.apiha("fail-fast", "on", "--refresh", path=path)
+    assert "fail fast refreshed" in refreshed.stderr
+    assert "fail fast replaced" in tracking.fail_fast("on", "--refresh")
+
+
+def test_connections_are_not_tracked_because_of_fail_fast(tmp_path: Path) -> None:
+    """On a machine that tracks none, packets to control planes stay untracked; once it does, the next refresh uses it,
+    and none does so twice.
+    """
+    with Network() as network:
+        machine = Machine(network.add_host("worker", "10.0.0.21", "fd00::21"), tmp_path)
+        machine.fail_fast("on")
+        machine.send()
+        assert machine.host.run(["cat", COUNT], check=True).stdout == "0\n"
+        assert not machine.forgets()
+        machine.nft(FIREWALL)
+        machine.send()
+        assert machine.host.run(["cat", COUNT], check=True).stdout == "1\n"
+        assert "fail fast replaced" in machine.fail_fast("on", "--refresh")
+        assert machine.forgets()
+        machine.nft("add element inet apiha node4_silent { 10.0.0.11 . 6443 }\n")
+        assert machine.fail_fast("on", "--refresh") == ""
+        machine.config.write_text("control_plane: [10.0.0.11]\nvip: 10.96.0.100\n")
+        assert "fail fast refreshed" in machine.fail_fast("on", "--refresh")
+        assert machine.forgets()
+        assert "silent for" in machine.fail_fast("status")
+
+
+def test_off_leaves_no_policy_for_tracked_connections(tracking: Machine) -> None:
+    """Nor a connection with one."""
+    tracking.fail_fast("on")
+    assert "closed6" in tracking.host.run(["nft", "list", "ruleset"], check=True).stdout
+    tracking.fail_fast("off")
+    left = tracking.host.run(["nft", "list", "ruleset"], check=True).stdout
+    assert "closed" not in left
+    assert "ct timeout" not in left
+    assert tracking.tables() == {"inet firewall"}
 
 
 def test_root_without_the_right_gets_the_same_warning(machine: Machine) -> None:

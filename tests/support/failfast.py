@@ -44,7 +44,7 @@ class Lab:
         while self._connections:
             self._connections.pop().close()
 
-    def reset(self, *, knock: bool = True) -> None:
+    def reset(self, features: rules.Features = rules.ALL) -> None:
         """All cables in, nothing dropped, all neighbours known, fresh tables."""
         self.close()
         for host in (self.worker, *self.hosts):
@@ -52,7 +52,7 @@ class Lab:
             host.run(["nft", "flush", "ruleset"], check=True)
         for endpoint in (*self.endpoints, *self.endpoints6):
             assert dial(self.worker, endpoint.address, endpoint.port).error == ""
-        self.load(knock=knock)
+        self.load(features=features)
 
     def load(
         self,
@@ -60,11 +60,11 @@ class Lab:
         mode: rules.Mode = "node",
         *,
         at: Host | None = None,
-        knock: bool = True,
+        features: rules.Features = rules.ALL,
     ) -> None:
         """Load the tables, for all control planes if not told otherwise."""
         wanted = [*self.endpoints, *self.endpoints6] if endpoints is None else endpoints
-        nft(at or self.worker, rules.load_script(wanted, mode, knock=knock))
+        nft(at or self.worker, rules.load_script(wanted, mode, features))
 
     def table(self, at: Host | None = None) -> Table:
         """The table as the kernel has it."""

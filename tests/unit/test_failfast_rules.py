@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from apiha.endpoint import Endpoint
 from apiha.failfast import rules
-from apiha.failfast.table import Breaker, parse_table
+from apiha.failfast.table import Breaker, Table, parse_table
 
 FOUR, SIX = Endpoint("10.0.0.11", 6443), Endpoint("fd00::11", 7443)
 
@@ -40,6 +40,34 @@ def test_the_table_says_whose_it_is_and_how_it_was_made() -> None:
     assert rules.marker("node", rules.layout("node")) in script
     assert rules.marker("node", rules.layout("node")) in rules.load_script([], "node")
     assert rules.layout("node") != rules.layout("pods")
+
+
+@pytest.mark.parametrize("mode", ["node", "pods"])
+def test_a_layout_tells_the_features(mode: rules.Mode) -> None:
+    """Each combination has its own; that of another version, or for the other mode, tells none."""
+    layouts = [rules.layout(mode, features) for features in rules.VARIANTS]
+    assert [rules.features_of(mode, layout) for layout in layouts] == list(rules.VARIANTS)
+    assert rules.features_of("pods" if mode == "node" else "node", layouts[0]) is None
+    assert rules.features_of(mode, "0123456789ab") is None
+
+
+def test_a_table_whose_copiers_are_gone_has_no_features_that_count() -> None:
+    """It is to be loaded anew."""
+    whole = Table("node", rules.layout("node"), frozenset(), (), knocks=True)
+    assert whole.features("node") == rules.ALL
+    assert Table("node", rules.layout("node"), frozenset(), ()).features("node") is None
+
+
+@pytest.mark.parametrize("mode", ["node", "pods"])
+def test_connection_tracking_is_named_only_to_forget(mode: rules.Mode) -> None:
+    """Any `ct` switches it on. The policy comes before every verdict on a SYN, for each family and scope."""
+    without = rules.load_script([FOUR, SIX], mode, rules.Features(forget=False))
+    assert not re.search(r"\bct\b", without)
+    script = rules.load_script([FOUR, SIX], mode)
+    for scope in rules.scopes(mode):
+        for version in (4, 6):
+            chain = script.partition(f"chain {scope}{version}_question {{")[2].partition("}")[0]
+            assert f'tcp flags & syn == syn ct timeout set "closed{version}"' in chain.splitlines()[2]
 
 
 def test_pods_are_watched_in_forward_only_if_asked_for() -> None:
