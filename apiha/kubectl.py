@@ -111,11 +111,11 @@ class Kubectl:
         """GET a path; raises KubectlError, NoControlPlane where none answers, ConfigError for a bad kubeconfig."""
         return self._json(self.run("get", "--raw", path))
 
-    def text(self, path: str, *, server: str, server_name: str, timeout: float) -> str:
-        """GET a path from the API server at `server` (https://ADDRESS:PORT), whose certificate must be valid for
-        `server_name`; `timeout` in seconds. Raises like `get`.
+    def text(self, path: str, *, timeout: float, server: str = "", server_name: str = "") -> str:
+        """GET a path; `timeout` in seconds. With `server` (https://ADDRESS:PORT) from the API server there, whose
+        certificate must be valid for `server_name`. Raises like `get`.
         """
-        where = (f"--server={server}", f"--tls-server-name={server_name}")
+        where = (f"--server={server}", f"--tls-server-name={server_name}") if server else ()
         return self._checked(self.run(*where, "get", "--raw", path, timeout=timeout))
 
     def merge(self, resource: str, name: str, namespace: str, patch: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +14,7 @@ from urllib.parse import quote
 import yaml
 
 from apiha.admin import installer
+from apiha.admin.learned import SAYS_NOTHING, Learned, asked_of, log_path
 from apiha.admin.objects import (
     Lease,
     Node,
@@ -28,6 +31,7 @@ from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_
 from apiha.config import OTHER_YAML_ERRORS
 from apiha.drained import ANNOTATION, Drained, of_service
 from apiha.errors import ApihaError, ConfigError, ExitCode, NoControlPlane, NotPermitted
+from apiha.known import Known, last_of
 from apiha.kubectl import Kubectl, KubectlError, explained
 from apiha.names import SERVICE, SERVICE_LABEL
 from apiha.slices import ControlPlane, control_planes, slices_of_list
@@ -37,6 +41,11 @@ _MIN_SYNC = (
     1.0  # s: kube-proxy's default for a minSyncPeriod of 0 (pkg/proxy/apis/config/v1alpha1/defaults.go)
 )
 _DIRECT_TIMEOUT = 3.0  # s for one API server's /metrics
+_LOG_TIMEOUT, _LOGS_TIMEOUT = 3.0, 20.0  # s for one installer's log, and for all of them
+_NO_LOGS = (
+    'cannot get resource "pods/log"'  # the API server's own words; a kubelet's refusal is of that node alone
+)
+_READERS = 8  # logs that are read at the same time
 _PAGE = 1000  # objects in one answer: 15,000 Nodes with their images are more than one request should carry
 _TOO_LATE = ("Expired", "Gone")  # 410: etcd no longer has the state that the first page was of
 _GO_DURATION = re.compile(r"([0-9.]+)(h|ms|us|ns|m|s)")  # time.Duration's text
@@ -160,6 +169,46 @@ class Cluster:
         asking = {pod.namespace for pod in pods.values() if not pod.ready and pod.node not in silent}
         events = [event for namespace in sorted(asking) for event in self._warnings(namespace)]
         return installer.Installers(sets, pods, installer.last_words(events))
+
+    def learned(self) -> Learned:
+        """What the nodes know of the control planes, by the logs of their installers' Pods.
+
+        Raises nothing: what cannot be read is part of the answer. Takes `_LOGS_TIMEOUT` s at most once the Pods are
+        listed; whose log was not asked for by then is left out.
+        """
+        try:
+            pods, found = asked_of(self.pods(installer.LABEL))
+        except ApihaError as error:
+            return Learned(problem=str(error))
+        deadline = time.monotonic() + _LOGS_TIMEOUT
+        refusals: list[str] = []  # who may not read one log may not read the next
+        stopped = threading.Event()
+
+        def ask(pod: Pod) -> Known | str | None:
+            left = deadline - time.monotonic()
+            if refusals:
+                return refusals[0]
+            if left <= 0 or stopped.is_set():
+                return None
+            try:
+                log = self._kubectl.text(log_path(pod), timeout=min(_LOG_TIMEOUT, left))
+            except (KubectlError, ApihaError) as error:
+                if _NO_LOGS in str(error):
+                    refusals.append(str(error))
+                return str(error)
+            return last_of(log) or SAYS_NOTHING
+
+        pool = ThreadPoolExecutor(_READERS)
+        try:
+            said = list(zip(pods, pool.map(ask, pods), strict=True))
+        finally:  # ^C waits for none of them
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return replace(
+            found,
+            answers=tuple(each for _, each in said if isinstance(each, Known)),
+            unread={pod.node: each for pod, each in said if isinstance(each, str)},
+        )
 
     def _warnings(self, namespace: str) -> tuple[PodEvent, ...]:
         """The Events of a namespace about Pods in trouble; none where this kubeconfig may not read them."""

@@ -36,7 +36,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Pod:
-    """A Pod on a node; `version` is the tag of its first container's image.
+    """A Pod on a node; `version` is the tag of its first container's image, `arguments` are that container's.
 
     `trouble` is why a container of it does not run, empty if all do. `leaving`: it is being deleted.
     """
@@ -49,6 +49,7 @@ class Pod:
     restarts: int = 0
     trouble: str = ""
     leaving: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def read_pod(item: Mapping[str, Any]) -> Pod | None:
         restarts=sum(_count(container.get("restartCount")) for container in containers),
         trouble=next(filter(None, map(_trouble, containers)), ""),
         leaving="deletionTimestamp" in metadata,
+        arguments=_arguments(spec),
     )
 
 
@@ -122,12 +124,11 @@ def read_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
     if not isinstance(namespace, str) or not isinstance(name, str):
         return None
     pod = mapping(mapping(spec.get("template")).get("spec"))
-    arguments = next(iter(_maps(pod.get("containers"))), {}).get("args")
     return DaemonSet(
         namespace,
         name,
         _version(pod),
-        tuple(map(str, arguments)) if isinstance(arguments, list) else (),
+        _arguments(pod),
         _count(status.get("desiredNumberScheduled")),
     )
 
@@ -187,6 +188,12 @@ def _version(pod_spec: Mapping[str, Any]) -> str | None:
         return None
     name, colon, tag = image.partition("@")[0].rpartition(":")
     return tag if colon and name and "/" not in tag else None
+
+
+def _arguments(pod_spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the first container."""
+    arguments = next(iter(_maps(pod_spec.get("containers"))), {}).get("args")
+    return tuple(map(str, arguments)) if isinstance(arguments, list) else ()
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

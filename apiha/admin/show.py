@@ -5,26 +5,29 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from apiha.admin.learned import Learned
 from apiha.admin.nodes import Fleet, NodeReport, span
 from apiha.admin.objects import Pod
 from apiha.admin.planes import Plane, Planes, warnings
 from apiha.columns import columns
 
 
-def planes_table(planes: Planes, now: datetime) -> str:
-    """The control planes, and below them what somebody should look at."""
-    rows = [["ADDRESS", "READY", "DRAINED", "CONNECTIONS"]]
+def planes_table(planes: Planes, learned: Learned, now: datetime) -> str:
+    """The control planes, and below them what somebody should look at, and what was not seen."""
+    rows = [["ADDRESS", "READY", "DRAINED", "CONNECTIONS", "LEARNED"]]
     for plane in planes.planes:
-        rows.append([str(plane.endpoint), _state(plane), _drained(plane), _connections(plane)])
+        cells = [str(plane.endpoint), _state(plane), _drained(plane), _connections(plane)]
+        rows.append([*cells, _learned(plane, learned)])
     unknown = [
         f"connections of {plane.endpoint.address} cannot be seen from here: {plane.why_unknown}"
         for plane in planes.planes
         if plane.present and plane.why_unknown
     ]
-    return "\n".join([columns(rows), *(f"WARNING: {line}" for line in warnings(planes, now)), *unknown])
+    attention = [f"WARNING: {line}" for line in warnings(planes, now)]
+    return "\n".join([columns(rows), *attention, *unknown, *learned.lines()])
 
 
-def planes_json(planes: Planes, now: datetime) -> dict[str, Any]:
+def planes_json(planes: Planes, learned: Learned, now: datetime) -> dict[str, Any]:
     """The same for programs: times in RFC 3339 (UTC)."""
     return {
         "control_planes": [
@@ -41,9 +44,18 @@ def planes_json(planes: Planes, now: datetime) -> dict[str, Any]:
                 "other_long_requests": plane.connections.other_long if plane.connections else None,
                 "short_requests": plane.connections.short if plane.connections else None,
                 "why_unknown": plane.why_unknown or None,
+                "learned_by_nodes": count.knowing if count else None,
+                "learned_as_drained_by_nodes": count.drained if count else None,
             }
-            for plane in planes.planes
+            for plane, count in ((plane, learned.of(plane)) for plane in planes.planes)
         ],
+        "learned": {
+            "nodes_asked": learned.asked,
+            "nodes_with_ready_installer": learned.ready,
+            "nodes_with_unready_installer": learned.unready,
+            "nodes_unread": dict(sorted(learned.unread.items())),
+            "why_unknown": learned.why_unknown(),
+        },
         "warnings": warnings(planes, now),
     }
 
@@ -129,3 +141,14 @@ def _drained(plane: Plane) -> str:
 
 def _connections(plane: Plane) -> str:
     return str(plane.connections) if plane.connections else "-"
+
+
+def _learned(plane: Plane, learned: Learned) -> str:
+    """How many nodes know of it what they should: that it is drained, else its address."""
+    count = learned.of(plane)
+    if count is None:
+        return "-"
+    if plane.drain is not None:
+        return f"{count.drained} of {learned.asked} as drained"
+    still = f", {count.drained} still as drained" if count.drained else ""
+    return f"{count.knowing} of {learned.asked}{still}"

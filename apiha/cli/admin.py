@@ -60,7 +60,8 @@ def control_plane_command(
     """Take a control plane out of service for maintenance, and back.
 
     \b
-    list             all control planes: ready, drained, what is connected
+    list             all control planes: ready, drained, what is connected,
+                     how many nodes have learned of it
     drain ADDRESS    no new connections go there; says when it is safe to stop
     undrain ADDRESS  take it back; says when it is ready
 
@@ -86,9 +87,12 @@ def control_plane_command(
     if address is None:
         planes = cluster.planes(cluster.service())
         planes = replace(planes, planes=cluster.with_connections(planes.planes))
-        now = clock.now()
+        learned, now = cluster.learned(), clock.now()
+        as_json = output == "json"
         print_result(
-            json.dumps(planes_json(planes, now), indent=2) if output == "json" else planes_table(planes, now)
+            json.dumps(planes_json(planes, learned, now), indent=2)
+            if as_json
+            else planes_table(planes, learned, now)
         )
     elif action == "drain":
         outcome = drains.drain(cluster, address, report, clock, timeout=timeout, settle=settle)

@@ -34,7 +34,10 @@ def node_installer_command(invocation: Invocation, kubelet: bool, remove: bool, 
         if remove:
             _remove(invocation, settings)
         else:
-            _keep_current(invocation, settings, kubelet=kubelet)
+            try:
+                _keep_current(invocation, settings, kubelet=kubelet)
+            finally:
+                _say_what_is_known(invocation)
         return
     from apiha.install.pod import NodeInstaller
 
@@ -69,6 +72,16 @@ def _keep_current(invocation: Invocation, settings: dict[str, str], *, kubelet: 
     errors = [finding.message for finding in status.findings if finding.severity is Severity.ERROR]
     if errors:
         raise ApihaError("; ".join(errors))
+
+
+def _say_what_is_known(invocation: Invocation) -> None:
+    """The line of the log from which `apiha control-plane list` counts the nodes that have learned."""
+    from apiha.known import Known
+    from apiha.node import memory
+
+    remembered = memory.load(invocation.state_dir)
+    known = Known.of(remembered.endpoints, sorted(remembered.drained))
+    invocation.report.info(known.message, **known.fields())
 
 
 def _remove(invocation: Invocation, settings: dict[str, str]) -> None:

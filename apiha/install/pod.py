@@ -17,6 +17,7 @@ from pathlib import Path
 
 from apiha.errors import ApihaError
 from apiha.install.bus import Property, start_transient_unit
+from apiha.known import of_line
 from apiha.log import Reporter
 
 ARCHIVE = Path("/opt/apiha/apiha.pyz")  # where the Containerfile puts it
@@ -92,14 +93,19 @@ class NodeInstaller:
         return self._judge(lines)
 
     def _judge(self, lines: Sequence[str]) -> str:
-        """Log what the node said, if it is something new; returns why it failed, or ""."""
+        """Log what the node said, if it is something new, and always what it knows; returns why it failed, or ""."""
         code = lines[-1].removeprefix("exit ") if lines and lines[-1].startswith("exit ") else ""
         plain = "info" if code == "0" else "warning"  # what the checks, the shell or an old Python say
-        said = [_event(line, plain) for line in (lines[:-1] if code else lines)]
+        known = [(line, of_line(line)) for line in (lines[:-1] if code else lines)]
+        said = [_event(line, plain) for line, knows in known if knows is None]
         if [message for _, message in said] != self._told:
             for level, message in said:
                 getattr(self.report, level)(message)
         self._told = [message for _, message in said]
+        # After every run, although it is mostly the same: who reads the log looks at its last minutes, so that neither
+        # a log that was rotated nor a Pod that hangs says what is long past. Some 60 KB in a day.
+        for knows in [knows for _, knows in known if knows is not None][-1:]:
+            self.report.info(knows.message, **knows.fields())
         if code == "0":
             return ""
         errors = [message for level, message in said if level == "error"] or self._told

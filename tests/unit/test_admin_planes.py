@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apiha.admin.cluster import min_sync_of
+from apiha.admin.learned import Learned
 from apiha.admin.planes import Connections, Planes, connections_of, planes_of, refusal, warnings
 from apiha.admin.show import planes_json, planes_table
 from apiha.drained import Drain, Drained
@@ -69,9 +70,9 @@ def test_whoever_is_drained_leaves_one_that_takes_connections(
 def test_a_drained_machine_that_is_gone_is_still_listed() -> None:
     """No slice names it any more; the annotation does."""
     planes = seen({B: True, C: True}, (A,))
-    table = planes_table(planes, NOW).splitlines()
+    table = planes_table(planes, Learned(), NOW).splitlines()
     assert table[1].split()[:3] == ["10.0.0.11:6443", "gone", "yes"]
-    first = planes_json(planes, NOW)["control_planes"][0]
+    first = planes_json(planes, Learned(), NOW)["control_planes"][0]
     assert (first["address"], first["present"], first["ready"], first["drained"]) == (A, False, False, True)
 
 

@@ -9,17 +9,21 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
+from apiha.endpoint import Endpoint
 from apiha.errors import ApihaError
 from apiha.install import pod
 from apiha.install.bus import BusError, Property
 from apiha.install.on_node import is_current, kubelet_uses
 from apiha.install.pod import NodeInstaller
 from apiha.install.tree import File, Tree
+from apiha.known import MOST, Known, of_line
 from apiha.log import Reporter
+from apiha.node import memory
 from apiha.paths import CONFIG_FILE, INSTALLED_FROM, PROGRAM
 
 
@@ -114,6 +118,62 @@ def test_the_same_words_are_logged_once(tmp_path: Path, systemd: Systemd) -> Non
     runs, log = installer(tmp_path, systemd, "sys.exit('no')")
     assert [runs.once(), runs.once()] == ["no", "no"]
     assert messages(log) == ["warning: no"]
+
+
+KNOWS = (
+    "print(json.dumps({'level': 'info', 'message': 'm', 'event': 'learned', "
+    "'control_planes': %r, 'drained': %r}))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [("", ""), ("sys.exit('no')", "no"), ("sys.exit(3)", "install-apiha.service ended without")],
+)
+def test_what_the_node_knows_is_logged_after_every_run(
+    tmp_path: Path, systemd: Systemd, end: str, reason: str
+) -> None:
+    """After a good one and after a bad one, new or not; it is never the reason why one failed."""
+    script = f"{KNOWS % (['10.0.0.11:6443', '[fd00::12]:6443'], ['10.0.0.11'])}{end}"
+    runs, log = installer(tmp_path, systemd, script)
+    assert [runs.once().startswith(reason), runs.once().startswith(reason)] == [True, True]
+    expected = Known.of([Endpoint("10.0.0.11", 6443), Endpoint("fd00::12", 6443)], ["10.0.0.11"])
+    known = [of_line(line) for line in log.getvalue().splitlines()]
+    assert [found for found in known if found] == [expected, expected]
+    assert known[-1] == expected  # it comes last, so that the end of the log is enough
+    assert len(known) == (3 if reason == "no" else 2)
+
+
+def test_a_node_that_claims_to_know_thousands_fills_no_log(tmp_path: Path, systemd: Systemd) -> None:
+    """32 of each are passed on, and what is much too long is not taken for such a line."""
+    many = [f"10.1.{i // 250}.{i % 250 + 1}" for i in range(500)]
+    runs, log = installer(tmp_path, systemd, KNOWS % (many, many))
+    assert runs.once() == ""
+    (line,) = log.getvalue().splitlines()
+    known = of_line(line)
+    assert known is not None
+    assert (len(known.control_planes), len(known.drained)) == (MOST, MOST)
+    assert len(line) < 4000
+
+
+def test_the_node_says_what_it_has_learned_whatever_becomes_of_the_run(tmp_path: Path) -> None:
+    """As root on the node: from its memory, also when the run fails, and with none as well."""
+    command = [sys.executable, "-m", "apiha", "--log-format=json", "--state-dir", str(tmp_path)]
+    command += ["node-installer", "--on-node"]
+
+    def run() -> list[str]:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "not run from apiha.pyz" in done.stderr.splitlines()[-1]
+        return done.stderr.splitlines()
+
+    assert [of_line(line) for line in run()] == [Known(), None]
+    now = datetime(2026, 11, 24, tzinfo=timezone.utc)
+    a, b = Endpoint("10.0.0.11", 6443), Endpoint("10.0.0.12", 6443)
+    seen = (memory.Seen(a, now), memory.Seen(b, now))
+    memory.save(tmp_path, memory.Memory(seen, drained=frozenset({"10.0.0.12"})))
+    assert of_line(run()[0]) == Known.of([a, b], ["10.0.0.12"])
+    (tmp_path / memory.FILE).write_text("{")
+    assert of_line(run()[0]) == Known()
 
 
 def test_a_unit_that_never_ends_is_given_up(
