@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from apiha.endpoint import Endpoint
 from apiha.install.units import UNITS, enableable
+from apiha.known import Known
 from tests.support.control_plane import Authority, ControlPlane
 from tests.support.joined import joined_files
 from tests.support.machine import Machine, requires_machine
@@ -44,6 +46,13 @@ ExecStart=/usr/bin/kubelet --name {PLANES[0]} --vip {VIP} --port 6443 {" ".join(
 [Install]
 WantedBy=multi-user.target
 """
+# What a node learns from.
+KUBERNETES = {
+    "metadata": {"name": "kubernetes"},
+    "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in PLANES],
+    "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+}
+MEMORY = "/var/lib/apiha/control-planes.json"
 FOLDERS = ("etc", "usr/local", "var/lib/apiha")
 
 
@@ -118,7 +127,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         planes = []
         for address in PLANES:
             host = network.add_host(f"cp{address[-2:]}", address)
-            planes.append(stack.enter_context(ControlPlane(authority, address, 6443, netns=host.namespace)))
+            plane = ControlPlane(authority, address, 6443, netns=host.namespace, slices=[KUBERNETES])
+            planes.append(stack.enter_context(plane))
         machine = stack.enter_context(Machine("worker-1", network.add_host("worker", "10.0.0.20")))
         machine.write("/usr/bin/kubelet", KUBELET.read_bytes(), mode=0o755)
         machine.write("/etc/systemd/system/kubelet.service", KUBELET_SERVICE)
@@ -175,15 +185,21 @@ def test_it_installs_without_a_right_of_its_own(node: Node) -> None:
     machine.wait_until(
         lambda: machine.read("/etc/hosts").find(f"{VIP}\t{NAME}") > 0, "the name is at the VIP"
     )
+    machine.wait_until(lambda: there(machine, MEMORY), "the node has learned of the control planes")
     assert not there(machine, "/run/install-apiha")
 
 
 def test_the_second_time_nothing_changes(node: Node) -> None:
-    """Another Pod, as after a rollout of the same version: not one file is written, and it is ready."""
+    """Another Pod, as after a rollout of the same version: not one file is written, and it is ready.
+
+    It says after each run which control planes the node has learned of, though nothing has changed.
+    """
     before = node.files()
     with node.pod() as pod:
         pod.wait_ready()
         assert pod.messages() == ["this node is up to date, and `apiha status` finds no error"]
+        pod.wait(lambda _ready, _says: len(pod.known()) == 2)
+        assert pod.known() == [Known.of([Endpoint(plane, 6443) for plane in PLANES], [])] * 2
     assert node.files() == before
 
 
@@ -218,6 +234,7 @@ def test_a_node_that_is_not_well_is_not_ready_and_says_why(node: Node) -> None:
         with node.pod() as pod:
             says = pod.wait(lambda ready, says: not ready and "control planes" in says)
             assert "none of the 2 control planes is ready or alive" in says
+            assert {plane.address for plane in pod.known()[-1].control_planes} == set(PLANES)
     finally:
         for plane in node.planes:
             plane.behaviour = "ready"
@@ -241,6 +258,7 @@ def test_removing_leaves_nothing(node: Node) -> None:
     with node.pod("--remove") as pod:
         pod.wait_ready()
         said = pod.messages()
+        assert pod.known() == []
         assert any("kept /etc/apiha/config.yaml: it was changed" in message for message in said)
         assert said[-1] == "nothing of apiha is left on this node"
     node.machine.path("/etc/apiha/config.yaml").unlink()

@@ -122,12 +122,13 @@ def add_pod(
     *,
     ready: bool = True,
     state: dict[str, Any] | None = None,
+    name_of_container: str = "c",
 ) -> None:
     """A Pod as its kubelet reports it."""
-    spec = {"nodeName": node, "containers": [{"name": "c", "image": image}]}
+    spec = {"nodeName": node, "containers": [{"name": name_of_container, "image": image}]}
     create(cluster, PODS, {"metadata": {"name": name, "labels": labels}, "spec": spec})
     container = {
-        "name": "c",
+        "name": name_of_container,
         "image": image,
         "imageID": "",
         "ready": ready,

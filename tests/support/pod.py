@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from apiha.known import Known, of_line
 from tests.support.machine import Machine
 
 if TYPE_CHECKING:
@@ -162,5 +163,10 @@ class Container:
         return self.log.read_text(errors="replace")
 
     def messages(self) -> list[str]:
-        """The messages of the log, which is JSON and nothing else."""
-        return [json.loads(line)["message"] for line in self.said().splitlines()]
+        """The messages of the log, which is JSON and nothing else, but for what the node knows."""
+        events = map(json.loads, self.said().splitlines())
+        return [event["message"] for event in events if "event" not in event]
+
+    def known(self) -> list[Known]:
+        """What the node knew after each run, by the log."""
+        return [known for line in self.said().splitlines() if (known := of_line(line)) is not None]
