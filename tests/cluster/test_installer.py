@@ -6,6 +6,7 @@ profile, what a rollout makes of their readiness, and that a node that is in the
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -32,6 +33,36 @@ def node_line(lab: Lab, node: str) -> str:
     return next(line for line in lab.first.sh("apiha nodes").splitlines() if line.startswith(f"{node} "))
 
 
+def learned(lab: Lab) -> dict[str, tuple[int | None, int | None]]:
+    """By how many nodes each control plane was learned, and learned as drained; all nodes with the installer count."""
+    document = json.loads(lab.first.sh("apiha control-plane list -o json"))
+    assert document["learned"]["nodes_asked"] == document["learned"]["nodes_with_ready_installer"]
+    return {
+        each["address"]: (each["learned_by_nodes"], each["learned_as_drained_by_nodes"])
+        for each in document["control_planes"]
+    }
+
+
+def learned_by_the_node(lab: Lab) -> None:
+    """The installer's Pod says in its log what its node has learned, and a real kubelet hands that out.
+
+    A node learns every five minutes; here it need not wait for that, nor does its Pod.
+    """
+    every = dict.fromkeys(node.address for node in lab.control_planes)
+    lab.wait("all are learned", lambda: learned(lab) == dict.fromkeys(every, (1, 0)), 90.0)
+    drained = list(every)[1]
+    lab.first.sh(f"apiha control-plane drain {drained}", timeout=120.0)
+    assert learned(lab)[drained] == (1, 0)
+    lab.nodes["worker-1"].sh("systemctl start apiha-reconcile.service")
+    lab.first.sh("kubectl -n kube-system delete pod -l app.kubernetes.io/name=apiha-installer")
+    lab.wait("it is learned as drained", lambda: learned(lab)[drained] == (1, 1), 90.0)
+    listed = lab.first.sh("apiha control-plane list")
+    assert "1 of 1 as drained" in listed
+    print(listed)
+    lab.first.sh(f"apiha control-plane undrain {drained}", timeout=120.0)
+    lab.nodes["worker-1"].sh("systemctl start apiha-reconcile.service")
+
+
 def server(node: Node, url: str) -> None:
     """Point kubelet at this URL, as an administrator does."""
     node.sh(f"sed -i 's#server: https://.*#server: {url}#' {CONF}\nsystemctl restart kubelet")
@@ -45,6 +76,7 @@ def test_a_node_gets_apiha_by_the_page_and_loses_it_again(lab: Lab) -> None:
     lab.first.sh(block("installer-try"), timeout=180.0)
     assert is_ready(pod(lab))
     assert node_line(lab, "worker-1").split()[6:] == [__version__]
+    learned_by_the_node(lab)
     (process,) = node.sh("pgrep -f '/opt/apiha/bin/[a]piha .*node-installer'").split()
     status = dict(
         line.split(":\t", 1) for line in node.sh(f"cat /proc/{process}/status").splitlines() if ":\t" in line
