@@ -103,7 +103,7 @@ class NodeInstaller:
                 getattr(self.report, level)(message)
         self._told = [message for _, message in said]
         # After every run, although it is mostly the same: who reads the log looks at its last minutes, so that neither
-        # a log that was rotated nor a Pod that hangs says what is long past. Some 60 KB in a day.
+        # a log that was rotated nor a Pod that hangs says what is long past. Some 80 KB in a day.
         for knows in [knows for _, knows in known if knows is not None][-1:]:
             self.report.info(knows.message, **knows.fields())
         if code == "0":
