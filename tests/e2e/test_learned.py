@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import ssl
 import threading
 import time
@@ -271,3 +272,14 @@ def test_no_more_logs_and_no_more_time_than_there_is(
     found = admin.learned()
     assert (len(found.unread), found.asked, found.ready) == (1, 1, 3)
     assert found.lines()[0].startswith("LEARNED is not known: worker-")
+
+
+def test_an_interrupted_look_waits_for_no_log(cluster: Cluster, kubelets: dict[str, Kubelet]) -> None:
+    """^C while kubelets hang: one line, 130."""
+    for kubelet in kubelets.values():
+        kubelet.hold.set()
+    process = start(cluster, "control-plane", "list")
+    wait_for("all are asked", lambda: all(kubelet.asked for kubelet in kubelets.values()))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "apiha: error: interrupted\n")
