@@ -56,9 +56,7 @@ def learned_by_the_node(lab: Lab) -> None:
     lab.nodes["worker-1"].sh("systemctl start apiha-reconcile.service")
     lab.first.sh("kubectl -n kube-system delete pod -l app.kubernetes.io/name=apiha-installer")
     lab.wait("it is learned as drained", lambda: learned(lab)[drained] == (1, 1), 90.0)
-    listed = lab.first.sh("apiha control-plane list")
-    assert "1 of 1 as drained" in listed
-    print(listed)
+    assert "1 of 1 as drained" in lab.first.sh("apiha control-plane list")
     lab.first.sh(f"apiha control-plane undrain {drained}", timeout=120.0)
     lab.nodes["worker-1"].sh("systemctl start apiha-reconcile.service")
 
