@@ -109,8 +109,13 @@ def refusal(planes: Planes, address: str) -> str | None:
     states = ", ".join(
         f"{plane.endpoint.address} is {'drained' if plane.drain else 'not ready' if plane.present else 'gone'}"
         for plane in family
-        if plane.endpoint.address != address
+        if plane.endpoint.address != address or not known.ready
     )
+    if not known.ready:
+        return (
+            f"no undrained control plane is ready in the Service {planes.namespace}/apiserver ({states}): does the updater run "
+            f"(`kubectl -n {planes.namespace} get pods,leases`)? Fix one first"
+        )
     return (
         f"{address} is the last ready control plane{f' ({states})' if states else ''}: drained, it would leave clients "
         "without any. Undrain or fix another one first"

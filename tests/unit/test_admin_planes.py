@@ -56,6 +56,14 @@ def test_the_last_ready_one_and_strangers_are_refused(planes: Planes, says: str 
     assert (why is None) if says is None else (why is not None and says in why)
 
 
+def test_where_none_is_ready_nobody_is_called_the_last_ready_one() -> None:
+    """As where no updater runs: the one that was asked for is as little ready as the others."""
+    assert refusal(seen({A: False, B: False}), A) == (
+        f"no undrained control plane is ready in the Service kube-system/apiserver ({A} is not ready, {B} is not ready): does the "
+        "updater run (`kubectl -n kube-system get pods,leases`)? Fix one first"
+    )
+
+
 @given(st.dictionaries(st.sampled_from([A, B, C]), st.booleans()), st.sets(st.sampled_from([A, B, C])))
 def test_whoever_is_drained_leaves_one_that_takes_connections(
     ready: dict[str, bool], drained: set[str]
