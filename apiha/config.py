@@ -11,6 +11,7 @@ from typing import Any, Literal
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
 from apiha.paths import CONFIG_FILE
+from apiha.printable import one_line
 from apiha.settings import BY_KEY, ENV_PREFIX, SETTINGS, Setting
 
 # Seconds. The boot unit ends a pin after 24 s, and a longer time-out would leave that to one silent address.
@@ -149,7 +150,7 @@ def _convert(convert: Callable[[Any], Any], value: Any, where: str, key: str) ->
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return one_line(text, 500)
 
 
 def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:

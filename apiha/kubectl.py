@@ -14,6 +14,7 @@ import yaml
 
 from apiha.config import read_text
 from apiha.errors import ApihaError, ConfigError, NoControlPlane, NotPermitted
+from apiha.printable import one_line
 
 _KUBECTL_TIMEOUT = 60.0  # seconds for one run: a login plugin may ask the user something
 # kubectl's `StandardErrorMessage`: what the API server answered, by the reason of its Status.
@@ -180,4 +181,4 @@ def _said(stderr: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:400]
+    return one_line(text, 400)

@@ -25,6 +25,7 @@ from apiha import __version__
 from apiha.config import Config
 from apiha.endpoint import Endpoint
 from apiha.errors import ConfigError
+from apiha.printable import one_line
 from apiha.trust import load_ca, make_ssl_context, ssl_words
 
 if TYPE_CHECKING:
@@ -277,8 +278,9 @@ def _reason(response: httpx.Response) -> str:
             break
     lines = data[:_LONGEST_BODY].decode("utf-8", "replace").splitlines()
     failing = [line[3:].split(" ")[0] for line in lines if line.startswith("[-]")]
-    words = ", ".join(failing) + " failing" if failing else " ".join(" ".join(lines).split())[:80]
-    return "".join(c for c in words if c.isprintable())
+    if failing:
+        return one_line(", ".join(failing) + " failing", _LONGEST_BODY)
+    return one_line(" ".join(lines), 80)
 
 
 def _utc(timestamp: float) -> datetime:
@@ -326,7 +328,7 @@ def _explain(endpoint: Endpoint, error: Exception, host: str) -> ProbeResult:
             return ProbeResult(
                 endpoint, Health.UNREACHABLE, detail=f"cannot connect: {os.strerror(cause.errno).lower()}"
             )
-    words = "".join(c for c in " ".join(str(error).split()) if c.isprintable())[:120]
+    words = one_line(str(error), 120)
     return ProbeResult(endpoint, Health.BROKEN, detail=f"no HTTP answer: {words or type(error).__name__}")
 
 

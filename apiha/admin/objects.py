@@ -1,15 +1,19 @@
 """What `apiha nodes` reads of the objects of the API: Nodes, Leases, Pods, DaemonSets and Events. Pure.
 
-Each reader takes an object as the API gave it, and returns None for one that says nothing that is looked for.
+Each reader takes an object as the API gave it, and returns None for one that says nothing that is looked for. What a
+kubelet, a container or a user may write there as they like becomes one line of printable characters.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
+
+from apiha.documents import mappings
+from apiha.printable import one_line
 
 _LONGEST = 300  # characters of what a container or an Event says
 
@@ -82,8 +86,8 @@ def read_node(item: Mapping[str, Any]) -> Node | None:
     ready = _condition(status, "Ready")
     return Node(
         name=name,
-        ready=str(ready.get("status") or "Unknown"),
-        reason=str(ready.get("reason") or "") if ready else "kubelet has not reported yet",
+        ready=_text(ready.get("status")) or "Unknown",
+        reason=_one_line(ready.get("reason")) if ready else "kubelet has not reported yet",
         kubelet=_text(mapping(status.get("nodeInfo")).get("kubeletVersion")),
         cordoned=spec.get("unschedulable") is True,
         control_plane="node-role.kubernetes.io/control-plane" in mapping(metadata.get("labels")),
@@ -103,7 +107,7 @@ def read_pod(item: Mapping[str, Any]) -> Pod | None:
     node, name, namespace = spec.get("nodeName"), metadata.get("name"), metadata.get("namespace")
     if not isinstance(node, str) or not isinstance(name, str):
         return None
-    containers = [*_maps(status.get("initContainerStatuses")), *_maps(status.get("containerStatuses"))]
+    containers = [*mappings(status.get("initContainerStatuses")), *mappings(status.get("containerStatuses"))]
     return Pod(
         node,
         name,
@@ -183,21 +187,21 @@ def _last_line(message: object) -> str:
 
 def _version(pod_spec: Mapping[str, Any]) -> str | None:
     """The tag of the first container's image; None where it has none."""
-    image = next(iter(_maps(pod_spec.get("containers"))), {}).get("image")
+    image = next(iter(mappings(pod_spec.get("containers"))), {}).get("image")
     if not isinstance(image, str):
         return None
     name, colon, tag = image.partition("@")[0].rpartition(":")
-    return tag if colon and name and "/" not in tag else None
+    return _text(tag) if colon and name and "/" not in tag else None
 
 
 def _arguments(pod_spec: Mapping[str, Any]) -> tuple[str, ...]:
     """Those of the first container."""
-    arguments = next(iter(_maps(pod_spec.get("containers"))), {}).get("args")
+    arguments = next(iter(mappings(pod_spec.get("containers"))), {}).get("args")
     return tuple(map(str, arguments)) if isinstance(arguments, list) else ()
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    return next((each for each in _maps(status.get("conditions")) if each.get("type") == kind), {})
+    return next((each for each in mappings(status.get("conditions")) if each.get("type") == kind), {})
 
 
 def _micro_time(text: str) -> datetime | None:
@@ -215,18 +219,13 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _maps(value: object) -> Iterator[Mapping[str, Any]]:
-    items: Iterable[object] = value if isinstance(value, list) else ()
-    return (item for item in items if isinstance(item, Mapping))
-
-
 def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return _one_line(value) or None
 
 
 def _one_line(value: object) -> str:
-    return " ".join(value.split())[:_LONGEST] if isinstance(value, str) else ""
+    return one_line(value, _LONGEST) if isinstance(value, str) else ""

@@ -113,8 +113,8 @@ def refusal(planes: Planes, address: str) -> str | None:
     )
     if not known.ready:
         return (
-            f"no undrained control plane is ready in the Service {planes.namespace}/apiserver ({states}): does the updater run "
-            f"(`kubectl -n {planes.namespace} get pods,leases`)? Fix one first"
+            f"no undrained control plane is ready in the Service {planes.namespace}/apiserver ({states}): does the "
+            f"updater run (`kubectl -n {planes.namespace} get pods,leases`)? Fix one first"
         )
     return (
         f"{address} is the last ready control plane{f' ({states})' if states else ''}: drained, it would leave clients "

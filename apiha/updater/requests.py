@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from apiha import __version__
+from apiha.printable import one_line
 from apiha.probe import Deadline, causes
 from apiha.trust import ssl_words
 from apiha.updater.credentials import CredentialFiles, Credentials
@@ -39,6 +40,7 @@ REQUEST_TIMEOUT = 5.0  # s, for what nothing waits for: lists, Events
 # (k8s.io/apiserver/pkg/storage/cacher, blockTimeout).
 HEADERS_TIMEOUT = 10.0  # s
 LONGEST_RETRY_AFTER = 10.0  # s: a server that says more is asked again all the same
+LONGEST_MESSAGE = 300  # characters of what an API server says
 _LARGEST_ANSWER = 16 << 20  # bytes; etcd's limit for one object is 1.5 MiB, and a list here holds a few
 _LARGEST_EVENT = 4 << 20  # bytes
 _JSON = "application/json"
@@ -236,7 +238,8 @@ class Requests:
         except ApiError:
             message = None
         status = response.status_code
-        words = one_line(message or data.decode("utf-8", "replace") or response.reason_phrase or "no message")
+        said = message or data.decode("utf-8", "replace") or response.reason_phrase or "no message"
+        words = one_line(str(said), LONGEST_MESSAGE)
         error = ApiError(status, words, _retry_after(response.headers.get("Retry-After")))
         self._on_contact(server, f"HTTP {status}: {words}" if error.transient else None)
         return error
@@ -284,11 +287,6 @@ def _retry_after(text: str | None) -> float | None:
     return min(float(text), LONGEST_RETRY_AFTER) if text and text.isdecimal() else None
 
 
-def one_line(value: object) -> str:
-    """A stranger's text as at most 300 printable characters."""
-    return "".join(c for c in " ".join(str(value).split()) if c.isprintable())[:300]
-
-
 def _words(error: BaseException) -> str:
     """Why there was no answer, in a few words, by what lies at its root."""
     for cause in causes(error):
@@ -306,4 +304,4 @@ def _words(error: BaseException) -> str:
             return "the connection was cut"
         if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             return "no route to it"
-    return f"{type(error).__name__}: {one_line(error)[:120]}"
+    return f"{type(error).__name__}: {one_line(str(error), 120)}"

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from apiha.printable import one_line
 from apiha.slices import Family
-from apiha.updater.requests import ApiError, Object, Requests, one_line
+from apiha.updater.requests import LONGEST_MESSAGE, ApiError, Object, Requests
 
 if TYPE_CHECKING:
     import builtins
@@ -115,7 +116,8 @@ class Collection:
             if kind == "ERROR":
                 code = item.get("code")
                 raise ApiError(
-                    code if isinstance(code, int) else 0, one_line(item.get("message") or "an error event")
+                    code if isinstance(code, int) else 0,
+                    one_line(str(item.get("message") or "an error event"), LONGEST_MESSAGE),
                 )
             yield kind, item
 

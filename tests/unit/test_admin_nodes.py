@@ -55,6 +55,27 @@ def judged(*nodes: Node, leases: list[Lease], proxies: list[Pod]) -> list[tuple[
     return [(report.node.name, report.problems) for report in found.reports]
 
 
+def test_what_a_node_says_of_itself_does_not_draw_on_the_terminal() -> None:
+    """A kubelet may write whatever it likes into its Node, and a container into its last words."""
+    evil = "v1\n\x1b[31mworker-2 \u202eTrue"
+    status = {
+        "nodeInfo": {"kubeletVersion": evil},
+        "conditions": [{"type": "Ready", "status": "False\x07", "reason": evil}],
+    }
+    found = read_node({"metadata": {"name": "worker-1"}, "status": status})
+    assert found == Node("worker-1", "False", "v1 [31mworker-2 True", "v1 [31mworker-2 True", False, False)
+    waiting = {"state": {"waiting": {"reason": evil, "message": evil}}}
+    pod = read_pod(
+        {
+            "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"nodeName": "worker-1", "containers": [{"image": "i:1\x1b[0m"}]},
+            "status": {"containerStatuses": [waiting]},
+        }
+    )
+    assert pod is not None
+    assert (pod.trouble, pod.version) == ("v1 [31mworker-2 True: v1 [31mworker-2 True", "1[0m")
+
+
 def test_those_that_need_a_look_come_first() -> None:
     """Not ready, then a Lease that is not renewed, then kube-proxy, then versions, then cordoned, then the rest."""
     names = [

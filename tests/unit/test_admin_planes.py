@@ -59,8 +59,8 @@ def test_the_last_ready_one_and_strangers_are_refused(planes: Planes, says: str 
 def test_where_none_is_ready_nobody_is_called_the_last_ready_one() -> None:
     """As where no updater runs: the one that was asked for is as little ready as the others."""
     assert refusal(seen({A: False, B: False}), A) == (
-        f"no undrained control plane is ready in the Service kube-system/apiserver ({A} is not ready, {B} is not ready): does the "
-        "updater run (`kubectl -n kube-system get pods,leases`)? Fix one first"
+        f"no undrained control plane is ready in the Service kube-system/apiserver ({A} is not ready, {B} is not "
+        "ready): does the updater run (`kubectl -n kube-system get pods,leases`)? Fix one first"
     )
 
 
