@@ -65,8 +65,9 @@ def control_plane_command(
     drain ADDRESS    no new connections go there; says when it is safe to stop
     undrain ADDRESS  take it back; says when it is ready
 
-    Runs kubectl, on any machine with an admin kubeconfig. Exit code 12 if it is refused: the last ready control plane
-    is never drained, and no address that is none. Exit code 13 if the cluster does not follow within --timeout.
+    Runs kubectl, on any machine with an admin kubeconfig. Exit code 12 if it is refused: for the last ready
+    control plane, and for an address that is not a control plane's. Exit code 13 if the cluster does
+    not follow within --timeout.
     """
     from apiha.admin import drain as drains
     from apiha.admin.cluster import Cluster

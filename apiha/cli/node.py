@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured, print_result
+from apiha.cli.options import DRY_RUN, DURATION, OUTPUT, Invocation, configured, dry_run, print_result
 from apiha.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def reconcile_command(invocation: Invocation, settle: bool) -> None:
 def status_command(invocation: Invocation, output: str, watched: bool) -> int:
     """Say what the block says, what answers, what the units do, and what is wrong.
 
-    Exit code 0 if there is no error (a warning is none), 3 if no control plane answers, 9 for any other error; 5 with
-    a configuration that cannot be used: what can be told without is told all the same.
+    Exit code 0 if there is no error (warnings are allowed), 3 if no control plane answers, 9 for any other error; 5
+    with a configuration that cannot be used: what can be told without is told all the same.
     """
     from apiha.status.show import status_json, status_text
 
@@ -219,7 +219,7 @@ def _watch(invocation: Invocation) -> int:
 @click.command("report", short_help="Put what an issue needs into one archive.")
 @configured
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@DRY_RUN
+@dry_run("List what would be in it; write nothing.")
 def report_command(invocation: Invocation, file: Path | None) -> None:
     """Put everything that an issue needs into one archive, FILE, and say first what is in it.
 

@@ -191,14 +191,13 @@ def _take_dry_run(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         invocation.dry_run = value
 
 
+def dry_run(text: str) -> Callable[[F], F]:
+    """The option `--dry-run` with this help; the run's `Invocation` knows of it then."""
+    return click.option("--dry-run", is_flag=True, expose_value=False, callback=_take_dry_run, help=text)
+
+
 # For every command that changes something. What was done so far in this run counts as done for what comes after it.
-DRY_RUN = click.option(
-    "--dry-run",
-    is_flag=True,
-    expose_value=False,
-    callback=_take_dry_run,
-    help="Print what would change, as diffs and commands; change nothing.",
-)
+DRY_RUN = dry_run("Print what would change, as diffs and commands; change nothing.")
 OUTPUT = click.option(
     "--output",
     "-o",

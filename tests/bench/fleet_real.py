@@ -295,9 +295,7 @@ def section(runs: Sequence[Run], workers: int) -> str:
 
 
 def _whole(run: Run, waited: float) -> int:
-    """Connections to living control planes of a whole boot in the model, with the VIP so many seconds after the "
-    "pin.
-    """
+    """Connections to living control planes of a whole boot in the model, with the VIP so many seconds after the pin."""
     boot = a_boot(3, max(0.0, round(waited)))
     return boot.total - (0 if run.state is None else 1)  # the look at the lost one before the swap
 
