@@ -30,7 +30,7 @@ from apiha.admin.objects import (
 from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_of
 from apiha.config import OTHER_YAML_ERRORS
 from apiha.drained import ANNOTATION, Drained, of_service
-from apiha.errors import ApihaError, ConfigError, ExitCode, NoControlPlane, NotPermitted
+from apiha.errors import ApihaError, ConfigError, NoControlPlane, NotPermitted
 from apiha.known import Known, last_of
 from apiha.kubectl import Kubectl, KubectlError, explained
 from apiha.names import SERVICE, SERVICE_LABEL
@@ -55,12 +55,6 @@ T = TypeVar("T")
 
 class Changed(Exception):
     """The Service was changed by somebody else between reading and writing."""
-
-
-class Refused(ApihaError):
-    """The cluster's state does not allow what was asked."""
-
-    exit_code = ExitCode.REFUSED
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from apiha.admin.cluster import Changed, Cluster, Refused
+from apiha.admin.cluster import Changed, Cluster
 from apiha.admin.planes import KubeProxy, Plane, Planes, laggards, refusal
 from apiha.clock import Clock
 from apiha.drained import Drain, Drained, of_service
@@ -18,6 +18,12 @@ from apiha.log import Reporter
 
 _ATTEMPTS = 10  # writes that lost a race, each against somebody else's that succeeded
 _POLL = 0.5  # s between two looks
+
+
+class Refused(ApihaError):
+    """The cluster's state does not allow what was asked, or does not any more."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class NotFollowed(ApihaError):

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from apiha.admin.cluster import Changed, Cluster, Refused
-from apiha.admin.drain import NotFollowed, drain, safe, undrain
+from apiha.admin.cluster import Changed, Cluster
+from apiha.admin.drain import NotFollowed, Refused, drain, safe, undrain
 from apiha.admin.planes import KubeProxy, Plane, Planes, planes_of
 from apiha.drained import ANNOTATION, Drained, of_service, parse
 from apiha.endpoint import Endpoint
