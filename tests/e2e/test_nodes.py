@@ -427,7 +427,11 @@ def test_an_address_in_another_spelling_and_other_command_lines(cluster: Cluster
     create(cluster, "/api/v1/namespaces/kube-system/services", service)
     for arguments, code, says in (
         (("drain", "[FD00:0::0012]:6443"), 12, "not drained: fd00::12 is not a control plane"),
-        (("drain", "192.0.2.11"), 12, "192.0.2.11 is the last ready control plane"),
+        (
+            ("drain", "192.0.2.11"),
+            12,
+            "no undrained control plane is ready in the Service kube-system/apiserver (192.0.2.11 is",
+        ),
         (("undrain", "192.0.2.12"), 12, "nothing to undrain: 192.0.2.12 is not a control plane"),
         (("drain", "cp-1"), 2, "'cp-1' is not an IPv4 or IPv6 address"),
         (("drain", "192.0.2.11", "-o", "json"), 2, "-o json is for `list`"),
