@@ -226,13 +226,7 @@ def test_who_may_not_read_logs_is_told_so(cluster: Cluster, kubelets: dict[str, 
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     verbs = {"verbs": ["get", "list"]}
     rules: list[dict[str, Any]] = [{"apiGroups": ["*"], "resources": ["services", "endpointslices"], **verbs}]
-    create(cluster, f"{rbac}/clusterroles", {"metadata": {"name": "looks"}, "rules": rules})
-    binding = {
-        "metadata": {"name": "looks"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "looks"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "lena"}],
-    }
-    create(cluster, f"{rbac}/clusterrolebindings", binding)
+    cluster.grant("lena", "looks", rules)
     lena = asking(cluster, "lena")
     wait_for("the role", lambda: may_read(cluster, SERVICE))
     cell, (line,), _ = listed(cluster, "lena")

@@ -231,14 +231,7 @@ def test_the_installers_pods_say_how_their_nodes_are(cluster: Cluster, installer
     assert lines[-1] == "5 nodes, 3 to look at"
     # Whoever may list all that, and no Events, is told less, and not nothing.
     rules = [{"apiGroups": ["*"], "resources": ["nodes", "pods", "daemonsets", "leases"], "verbs": ["list"]}]
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    create(cluster, f"{rbac}/clusterroles", {"metadata": {"name": "looks"}, "rules": rules})
-    binding = {
-        "metadata": {"name": "looks"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "looks"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "lena"}],
-    }
-    create(cluster, f"{rbac}/clusterrolebindings", binding)
+    cluster.grant("lena", "looks", rules)
 
     def as_lena() -> tuple[int, str, str]:
         return apiha(cluster, "nodes", kubeconfig=cluster.kubeconfig("lena"))

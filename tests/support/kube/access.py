@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,21 @@ class Access:
         answer = inside(self.network.hub if self.network is not None else None, request)
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.status_code, answer.json() if is_json else answer.text
+
+    def grant(self, user: str, role: str, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Give a user these rights everywhere, by a new ClusterRole. They count a moment later."""
+        rbac, group = "/apis/rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io"
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        }
+        for kind, body in (
+            ("clusterroles", {"metadata": {"name": role}, "rules": list(rules)}),
+            ("clusterrolebindings", binding),
+        ):
+            status, answer = self.api("POST", f"{rbac}/{kind}", body)
+            assert status == 201, answer
 
     def kubectl(
         self, *arguments: str, server: int | str = 0, user: str = "admin", stdin: str | None = None
