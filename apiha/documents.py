@@ -1,4 +1,4 @@
-"""Reading JSON whose shape nobody vouches for: what is at a path, the objects in a list. Pure."""
+"""Reading JSON whose shape nobody vouches for: what is at a path, an object, the objects in a list. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ def at(document: object, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def mappings(value: object) -> list[Mapping[str, Any]]:

@@ -20,7 +20,6 @@ from apiha.admin.objects import (
     Node,
     Pod,
     PodEvent,
-    mapping,
     read_daemon_set,
     read_event,
     read_lease,
@@ -29,6 +28,7 @@ from apiha.admin.objects import (
 )
 from apiha.admin.planes import KubeProxy, Plane, Planes, connections_of, planes_of
 from apiha.config import OTHER_YAML_ERRORS
+from apiha.documents import at, mappings
 from apiha.drained import ANNOTATION, Drained, of_service
 from apiha.errors import ApihaError, ConfigError, NoControlPlane, NotPermitted
 from apiha.known import Known, last_of
@@ -239,12 +239,11 @@ class Cluster:
             more = [f"limit={page}"] if page else []
             more += [f"continue={quote(token, safe='')}"] if token else []
             separator = "&" if "?" in path else "?"
-            document = mapping(self._kubectl.get(f"{path}{separator}{'&'.join(more)}" if more else path))
-            items = document.get("items")
-            for item in items if isinstance(items, list) else ():
-                if isinstance(item, dict) and (found := read(item)) is not None:
+            document = self._kubectl.get(f"{path}{separator}{'&'.join(more)}" if more else path)
+            for item in mappings(at(document, "items")):
+                if (found := read(item)) is not None:
                     yield found
-            token = str(mapping(document.get("metadata")).get("continue") or "")
+            token = str(at(document, "metadata", "continue") or "")
             if not token:
                 return
 

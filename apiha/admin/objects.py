@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from apiha.documents import mappings
+from apiha.documents import mapping, mappings
 from apiha.printable import one_line
 
 _LONGEST = 300  # characters of what a container or an Event says
@@ -212,11 +212,6 @@ def _micro_time(text: str) -> datetime | None:
         except ValueError:
             continue
     return None
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is an object of JSON, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _count(value: object) -> int:

@@ -89,12 +89,10 @@ def control_plane_command(
         planes = cluster.planes(cluster.service())
         planes = replace(planes, planes=cluster.with_connections(planes.planes))
         learned, now = cluster.learned(), clock.now()
-        as_json = output == "json"
-        print_result(
-            json.dumps(planes_json(planes, learned, now), indent=2)
-            if as_json
-            else planes_table(planes, learned, now)
-        )
+        if output == "json":
+            print_result(json.dumps(planes_json(planes, learned, now), indent=2))
+        else:
+            print_result(planes_table(planes, learned, now))
     elif action == "drain":
         outcome = drains.drain(cluster, address, report, clock, timeout=timeout, settle=settle)
         print_result("\n".join(drains.safe(outcome)))

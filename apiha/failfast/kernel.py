@@ -104,10 +104,9 @@ def load(endpoints: Iterable[Endpoint], mode: rules.Mode, preview: Preview | Non
             if not refreshed.missing:  # else flushed since it was read
                 raise _failure("cannot change nftables", refreshed)
             before = None
+        # If it fails, the kernel lacks a feature, most likely; what the rest needs, the last answer tells.
         loaded = _change(rules.load_script(wanted, mode, features), preview)
-        if (
-            loaded.ok
-        ):  # else the kernel lacks a feature, most likely; what the rest needs, the last answer tells
+        if loaded.ok:
             return "loaded" if before is None else "replaced"
     raise _failure("cannot load the nftables table", loaded)
 

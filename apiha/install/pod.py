@@ -96,16 +96,18 @@ class NodeInstaller:
         """Log what the node said, if it is something new, and always what it knows; returns why it failed, or ""."""
         code = lines[-1].removeprefix("exit ") if lines and lines[-1].startswith("exit ") else ""
         plain = "info" if code == "0" else "warning"  # what the checks, the shell or an old Python say
-        known = [(line, of_line(line)) for line in (lines[:-1] if code else lines)]
-        said = [_event(line, plain) for line, knows in known if knows is None]
+        output = lines[:-1] if code else lines
+        known = [of_line(line) for line in output]
+        said = [_event(line, plain) for line, knows in zip(output, known, strict=True) if knows is None]
         if [message for _, message in said] != self._told:
             for level, message in said:
                 getattr(self.report, level)(message)
         self._told = [message for _, message in said]
         # After every run, although it is mostly the same: who reads the log looks at its last minutes, so that neither
         # a log that was rotated nor a Pod that hangs says what is long past. Some 80 KB in a day.
-        for knows in [knows for _, knows in known if knows is not None][-1:]:
-            self.report.info(knows.message, **knows.fields())
+        newest = next(filter(None, reversed(known)), None)
+        if newest is not None:
+            self.report.info(newest.message, **newest.fields())
         if code == "0":
             return ""
         errors = [message for level, message in said if level == "error"] or self._told

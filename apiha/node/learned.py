@@ -83,7 +83,7 @@ def fetch_drained(prober: Prober, endpoint: Endpoint, vip: str) -> frozenset[str
     Empty for a VIP that is no Service's. None where this node may not read Services. Raises NotLearned.
     """
     services = _services(prober, endpoint, SERVICE_PATH.format(vip=vip.replace(":", "%3A")))
-    if services == []:
+    if services is not None and not services:
         named = _services(prober, endpoint, NAMED_SERVICES_PATH)
         services = None if named is None else [service for service in named if _has_address(service, vip)]
     if services is None:

@@ -23,6 +23,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from apiha.clock import Clock, backoff
+from apiha.documents import at, mapping
 from apiha.updater.requests import ApiError, Object
 
 _LATE = "the lease was not renewed in time"
@@ -380,9 +381,8 @@ class Election:
             self._wake.clear()
 
 
-def _spec(lease: Mapping[str, Any] | None) -> dict[str, Any]:
-    spec = (lease or {}).get("spec")
-    return spec if isinstance(spec, dict) else {}
+def _spec(lease: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return mapping(at(lease, "spec"))
 
 
 def _transitions(spec: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiha.documents import at, mappings, text_or_none
+from apiha.documents import at, mapping, mappings, text_or_none
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -34,6 +34,12 @@ def test_the_objects_of_a_list_are_objects(document: Any) -> None:
     """Nothing else comes out, and none gets lost."""
     wanted = [entry for entry in document if isinstance(entry, dict)] if isinstance(document, list) else []
     assert mappings(document) == wanted
+
+
+@given(JSON)
+def test_what_is_no_object_reads_as_an_empty_one(document: Any) -> None:
+    """So that `get` can follow."""
+    assert mapping(document) == (document if isinstance(document, dict) else {})
 
 
 @pytest.mark.parametrize(
