@@ -52,16 +52,27 @@ def hosts_file(path: Path) -> HostsFile:
     return HostsFile(path, state_dir=path.parent / "state", now=lambda: time.time() + 61.0)
 
 
+def writing_takes(hosts: HostsFile) -> float:
+    """Seconds of one write, the longest of a few: a disk that is busy with fsync(2) takes many times as long."""
+    times = []
+    for addresses in [*ADDRESSES] * 3:
+        began = time.monotonic()
+        hosts.pin(HOST, addresses)
+        times.append(time.monotonic() - began)
+    return max(times)
+
+
 def kill_writers(
     path: Path, begun: Callable[[], bool], within: float, next_run: Callable[[], None], every: int
 ) -> dict[str, int]:
-    """Kill writers with SIGKILL at random moments, `within` seconds after each has `begun`; KILLS times.
+    """Kill writers with SIGKILL at random moments, `within` so many writes after each has `begun`; KILLS times.
 
     The file is looked at after each kill, and must be whole after every `every`th one and the `next_run`.
     """
     hosts = hosts_file(path)
+    path.write_bytes(STATES[1])
+    within *= writing_takes(hosts)
     path.write_bytes(STATES[0])
-    render(HOST, ADDRESSES[0])  # imports once what each writer would
     rng = random.Random(1)
     counts = {"kills": 0, "torn": 0, "first": 0, "second": 0, "leftovers": 0}
     for number in range(KILLS):
@@ -94,7 +105,7 @@ def kill_writers(
 def killed_before_the_rename(folder: Path) -> dict[str, Any]:
     path = folder / "hosts"
     path.write_bytes(ORIGINAL)
-    return kill_writers(path, lambda: True, 0.02, lambda: None, every=1)
+    return kill_writers(path, lambda: True, 2.0, lambda: None, every=1)
 
 
 def test_a_killed_writer_never_leaves_a_torn_file(tmp_path: Path) -> None:
@@ -120,10 +131,10 @@ def killed_in_place(folder: Path) -> dict[str, Any]:
         change = HostsFile(path, state_dir=path.parent / "state").pin(HOST, ADDRESSES[0])
         recovered.extend([change.recovered] if change.recovered else [])
 
-    # The backup is there from before the first byte is written until after the last one.
+    # The backup is there from before the first byte is written until after the last one, a twentieth of the whole.
     # Every other writer finds what the last one left, and may be killed while it makes that good.
     backup = f"{path}.apiha-backup"
-    counts = kill_writers(path, lambda: os.path.lexists(backup), 0.003, next_run, every=2)
+    counts = kill_writers(path, lambda: os.path.lexists(backup), 0.05, next_run, every=2)
     assert path.stat().st_ino == source.stat().st_ino
     return {**counts, "recovered": len(recovered), "words": sorted(set(recovered))}
 
