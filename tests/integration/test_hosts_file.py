@@ -667,9 +667,10 @@ def test_too_large_for_the_limit_of_the_process(path: Path) -> None:
 
 
 WRITER = """
-import itertools, sys
+import itertools, signal, sys
 from apiha.hosts import HostsFile
 from apiha.hosts.text import render
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 render("a", ["10.0.0.1"])  # imports what the first pin would
 hosts = HostsFile(sys.argv[1], state_dir=sys.argv[1] + ".state")
 try:
@@ -697,7 +698,10 @@ def test_a_polite_end_leaves_no_temporary_file(number: signal.Signals, expected:
             process.stdout.readline()
             time.sleep(0.01 + 0.003 * attempt)
             process.send_signal(number)
-            assert process.wait(30) == expected
+            try:
+                assert process.wait(30) == expected
+            finally:
+                process.kill()  # nothing, once it has ended
         assert beside(path) == []
         assert path.read_bytes() in states
 
