@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from apiha.clock import SystemClock
-from apiha.updater.election import Election, Lock, held_by, holder_of, released
+from apiha.updater.election import Election, Lock, boot_time, held_by, holder_of, released
 from apiha.updater.requests import ApiError
-from tests.support.stalls import seconds_since, watch_for_stalls
+from tests.support.updater import wait_for
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=timezone.utc)
+PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
+SELDOM = 60.0  # seconds between two looks; at least half of it passes, which is longer than PATIENCE
 
 
 class LeaseServer:
@@ -424,16 +426,36 @@ class Candidates(RuleBasedStateMachine):
 TestCandidates = Candidates.TestCase
 
 
-class Runner:
-    """An election in a thread of its own, with real time and a short lease."""
+class Hands:
+    """The hands of a clock that tests set; a run that the machine stops for a while does not move them."""
 
-    def __init__(self, server: LeaseServer, name: str, *, watch: bool = True) -> None:
-        self.lock = Lock(server, name, lease_duration=2, renew_deadline=1.5)
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.time
+
+
+class Runner:
+    """An election in a thread of its own, which pauses for real; `now` is what the Lease is measured with."""
+
+    def __init__(
+        self,
+        server: LeaseServer,
+        name: str,
+        *,
+        now: Callable[[], float] = boot_time,
+        lease: float = 120,
+        retry: float = 0.1,
+        watch: bool = True,
+    ) -> None:
+        self.lock = Lock(server, name, lease_duration=lease, renew_deadline=0.75 * lease, now=now)
         self.started = threading.Event()
         self.stopped = threading.Event()
         self.election = Election(
             self.lock,
-            retry_period=0.5,
+            retry_period=retry,
             clock=SystemClock(),
             rng=random.Random(1),
             on_started=self.started.set,
@@ -447,80 +469,99 @@ class Runner:
     def end(self) -> None:
         """In order."""
         self.election.stop()
-        self.thread.join(2.0)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
 
-def test_a_release_is_seen_at_once_and_a_death_when_the_lease_ends() -> None:
+def test_a_release_is_seen_at_once_and_nobody_asks_before() -> None:
     """By the watch; the standby asks nothing while the leader renews."""
-    watch_for_stalls()
-    server = LeaseServer()
-    first = Runner(server, "first")
-    assert first.started.wait(2.0)
-    second = Runner(server, "second")
-    time.sleep(0.6)
+    server, now = LeaseServer(), Hands()
+    first = Runner(server, "first", now=now)
+    assert first.started.wait(PATIENCE)
+    second = Runner(server, "second", now=now, retry=SELDOM)
+    wait_for("the standby has looked", lambda: second.lock.holder == "first")
     server.asked.clear()
-    time.sleep(1.5)
+
+    def renew() -> None:
+        before = server.asked.count("update")
+        wait_for("two renewals", lambda: server.asked.count("update") >= before + 2)
+
+    for _ in range(4):  # without the watch, what the standby knows would be too old after two
+        now.time += 0.9 * SELDOM
+        renew()
     assert set(server.asked) == {"update"}
     assert not second.started.is_set()
     first.end()
-    released_at = time.monotonic()
     assert first.lock.release()
-    assert second.started.wait(2.0)
-    assert seconds_since(released_at) < 0.4
-    # The second dies: it neither renews nor lets go.
-    server.watchers.remove(second.election)
+    assert second.started.wait(PATIENCE)
     second.end()
-    third = Runner(server, "third")
-    died_at = time.monotonic()
-    assert third.started.wait(5.0)
-    assert seconds_since(died_at) < 2.0 + 1.0
-    third.end()
+
+
+def test_a_death_is_seen_when_the_lease_ends() -> None:
+    """The leader neither renews nor lets go: whoever asks seldom comes at that moment all the same, and not before."""
+    server = LeaseServer()
+    first = Runner(server, "first", lease=2)
+    assert first.started.wait(PATIENCE)
+    server.watchers.remove(first.election)
+    first.end()
+    died_at = boot_time()
+    second = Runner(server, "second", lease=2, retry=SELDOM)
+    assert second.started.wait(PATIENCE)
+    assert boot_time() - died_at >= 2.0
+    second.end()
 
 
 def test_a_leader_that_cannot_renew_stops_in_time_and_comes_back() -> None:
     """Deposed at the renew deadline; leading again once requests go through."""
-    server = LeaseServer()
-    runner = Runner(server, "me", watch=False)
-    assert runner.started.wait(2.0)
+    server, now = LeaseServer(), Hands()
+    runner = Runner(server, "me", now=now, watch=False)
+    assert runner.started.wait(PATIENCE)
     term = str(runner.lock.term)
+    server.asked.clear()
     server.fail = lambda _: ApiError(0, "no answer")
-    assert runner.stopped.wait(3.0)
+    now.time += 89.0
+    wait_for("it has failed to renew", lambda: server.asked.count("update") >= 2)
+    assert not runner.stopped.is_set()
+    now.time += 1.0
     assert runner.lock.write_window(term) is None
+    assert runner.stopped.wait(PATIENCE)
     assert runner.lock.why_lost == "the lease was not renewed in time"
     runner.started.clear()
     server.fail = lambda _: None
-    assert runner.started.wait(4.0)
+    assert runner.started.wait(PATIENCE)
     assert runner.lock.term != term
     runner.end()
 
 
 def test_a_busy_api_server_is_given_time_but_the_lease_is_not_lost_over_it() -> None:
     """A standby waits as long as it is asked to; a leader tries again while there is time."""
-    server = LeaseServer()
-    server.fail = lambda _: ApiError(429, "too many requests", retry_after=1.0)
-    standby = Runner(server, "standby", watch=False)
-    time.sleep(0.8)
-    assert server.asked == ["get"]
+    server, now = LeaseServer(), Hands()
+    asked_at: list[float] = []
+
+    def busy(_: str) -> ApiError:
+        asked_at.append(time.monotonic())
+        return ApiError(429, "too many requests", retry_after=1.0)
+
+    server.fail = busy
+    standby = Runner(server, "standby", now=now, lease=4, watch=False)
+    wait_for("it asks again", lambda: len(asked_at) >= 2)
+    assert asked_at[1] - asked_at[0] >= 0.99
     server.fail = lambda _: None
-    assert standby.started.wait(2.0)
+    assert standby.started.wait(PATIENCE)
     server.asked.clear()
-    server.fail = lambda _: ApiError(503, "later", retry_after=60.0)
-    assert standby.stopped.wait(3.0)
-    assert server.asked.count("update") >= 2
+    server.fail = lambda _: ApiError(503, "later", retry_after=10 * SELDOM)
+    wait_for("it tries again", lambda: server.asked.count("update") >= 2)
+    now.time += 3.0
+    assert standby.stopped.wait(PATIENCE)
     standby.end()
 
 
 def test_a_leader_hears_by_the_watch_that_another_leads() -> None:
     """At once, and not with its next renewal."""
-    watch_for_stalls()
     server = LeaseServer()
-    runner = Runner(server, "me")
-    assert runner.started.wait(2.0)
-    runner.stopped.clear()
-    began = time.monotonic()
+    runner = Runner(server, "me", retry=SELDOM)
+    assert runner.started.wait(PATIENCE)
     server.write({"holderIdentity": "other", "leaseDurationSeconds": 15})
-    assert runner.stopped.wait(2.0)
-    assert seconds_since(began) < 0.4
+    assert runner.stopped.wait(PATIENCE)
     assert runner.lock.term is None
     runner.end()
