@@ -9,6 +9,7 @@ from typing import Any
 from apiha.clock import SystemClock
 from apiha.endpoint import Endpoint
 from apiha.updater.events import Addresses, Announcer, describe
+from tests.support.updater import wait_for
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 6443) for n in (1, 2, 3))
 
@@ -38,9 +39,10 @@ def test_events_are_few_and_the_last_state_is_told() -> None:
         planes = frozenset({A} if number % 2 else {A, B})
         announcer.addresses(Addresses(planes, planes), {})
         time.sleep(0.001)
+    wait_for("an Event", lambda: written)
     time.sleep(0.2)
     stop.set()
-    thread.join(5.0)
+    thread.join(20.0)
     assert 1 <= len(written) <= 11
     for event in written:
         assert len(event["note"]) <= 1024

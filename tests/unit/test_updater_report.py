@@ -86,7 +86,7 @@ class World:
 
         thread = threading.Thread(target=self.announcer.run, args=(stop, create, lambda _: None))
         thread.start()
-        thread.join(5.0)
+        thread.join(20.0)
         return events
 
 

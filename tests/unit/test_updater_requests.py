@@ -20,9 +20,11 @@ from apiha.updater.resources import Resources
 from apiha.updater.servers import Server, Servers
 from tests.support.api_server import Answer, ApiServer
 from tests.support.control_plane import DEFAULT_HOST, Authority, free_port
+from tests.support.updater import wait_for
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/n/endpointslices"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
+PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
 
 
 class Clock(SystemClock):
@@ -42,11 +44,17 @@ class Client:
         files = CredentialFiles(kubeconfig)
         self.contacts: list[str | None] = []
         self.switches: list[Server] = []
-        probe = CurrentProber(files, DEFAULT_HOST, 1.0)
+        probe = CurrentProber(files, DEFAULT_HOST, PATIENCE)
         self.clock = Clock()
         self.servers = Servers(files, probe, "me", self.clock, on_switch=self.switches.append)
         self.requests = Requests(files, self.servers, lambda _, words: self.contacts.append(words))
         self.kube = Resources(self.requests)
+
+
+@pytest.fixture(autouse=True)
+def _time_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a second is not what is tested."""
+    monkeypatch.setattr("apiha.updater.requests.CONNECT_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture
@@ -105,39 +113,39 @@ def test_an_apply_creates_replaces_and_is_refused_for_an_old_version(
 ) -> None:
     """Server-side apply with force and our field manager; 409 is the API server's answer, not a lost contact."""
     body: dict[str, Any] = {"metadata": {"name": "apiserver", "namespace": "n"}, "endpoints": []}
-    made = client.kube.apply_slice(body, 1.0)
+    made = client.kube.apply_slice(body, PATIENCE)
     assert server.seen[0].method == "PATCH"
     assert server.seen[0].query == {"fieldManager": "apiserver-updater", "force": "true"}
     assert server.seen[0].headers["content-type"] == "application/apply-patch+yaml"
     meta = {**body["metadata"], "resourceVersion": made["metadata"]["resourceVersion"]}
-    client.kube.apply_slice({**body, "metadata": meta}, 1.0)
+    client.kube.apply_slice({**body, "metadata": meta}, PATIENCE)
     with pytest.raises(ApiError, match="has been modified") as caught:
-        client.kube.apply_slice({**body, "metadata": meta}, 1.0)
+        client.kube.apply_slice({**body, "metadata": meta}, PATIENCE)
     assert caught.value.status == 409
     assert client.contacts == [None] * 3
 
 
 def test_a_slice_that_is_there_stays_as_it_is_when_it_is_created(client: Client, server: ApiServer) -> None:
     """The apply names the slice and its family, is not forced, and is by a field manager of its own."""
-    made = client.kube.create_slice("n", "apiserver", "IPv4", 1.0)
+    made = client.kube.create_slice("n", "apiserver", "IPv4", PATIENCE)
     assert (made["addressType"], made.get("endpoints")) == ("IPv4", None)
     assert server.seen[0].method == "PATCH"
     assert server.seen[0].query == {"fieldManager": "apiserver-updater-create"}
-    filled = client.kube.apply_slice({**made, "endpoints": [{"addresses": ["192.0.2.1"]}]}, 1.0)
-    assert client.kube.create_slice("n", "apiserver", "IPv4", 1.0)["endpoints"] == filled["endpoints"]
+    filled = client.kube.apply_slice({**made, "endpoints": [{"addresses": ["192.0.2.1"]}]}, PATIENCE)
+    assert client.kube.create_slice("n", "apiserver", "IPv4", PATIENCE)["endpoints"] == filled["endpoints"]
 
 
 def test_a_lease_that_is_there_stays_as_it_is_when_it_is_created(client: Client, server: ApiServer) -> None:
     """The apply names nothing but the Lease itself, so that another's hold on it is untouched."""
     lease = client.kube.lease("n", "l")
     with pytest.raises(ApiError) as caught:
-        lease.read(1.0)
+        lease.read(PATIENCE)
     assert caught.value.status == 404
-    made = lease.create(1.0)
-    lease.replace({**made, "spec": {"holderIdentity": "other"}}, 1.0)
-    assert lease.create(1.0)["spec"] == {"holderIdentity": "other"}
+    made = lease.create(PATIENCE)
+    lease.replace({**made, "spec": {"holderIdentity": "other"}}, PATIENCE)
+    assert lease.create(PATIENCE)["spec"] == {"holderIdentity": "other"}
     with pytest.raises(ApiError) as caught:
-        lease.replace({**made, "spec": {"holderIdentity": "me"}}, 1.0)
+        lease.replace({**made, "spec": {"holderIdentity": "me"}}, PATIENCE)
     assert caught.value.status == 409
 
 
@@ -184,12 +192,12 @@ def test_an_answer_that_is_no_object_is_an_error_in_one_line(
 
 def test_the_time_limit_holds_for_the_whole_answer(client: Client, server: ApiServer) -> None:
     """A byte now and then does not stretch it, nor does a server that says nothing."""
-    server.next_answers.append(Answer(pieces=(b"{",) + (b" ",) * 50 + (b"}",), pause=0.1))
+    server.next_answers.append(Answer(pieces=(b"{",) + (b" ",) * 600 + (b"}",), pause=0.1))
     for _ in range(2):
         started = time.monotonic()
         with pytest.raises(ApiError, match="no answer in time") as caught:
             client.requests.call("GET", f"{SLICES}/a", timeout=0.5)
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < PATIENCE
         assert caught.value.status == 0
         server.hold.set()
     assert client.contacts == ["no answer in time"] * 2
@@ -212,7 +220,12 @@ def test_no_answer_says_why(tmp_path: Path, authority: Authority) -> None:
     with ApiServer(authority) as server:
         client = Client(kubeconfig(tmp_path, authority, server.url))
         server.hold.set()
-        threading.Timer(0.3, server.cut).start()
+
+        def cut() -> None:
+            wait_for("it has asked", lambda: server.seen)
+            server.cut()
+
+        threading.Thread(target=cut, daemon=True).start()
         with pytest.raises(ApiError, match="the connection was cut"):
             client.kube.read_slice("n", "a")
 
@@ -335,16 +348,13 @@ class Watcher(threading.Thread):
 
     def wait_for(self, count: int) -> None:
         """Until there are so many events."""
-        deadline = time.monotonic() + 5.0
-        while len(self.events) < count:
-            assert time.monotonic() < deadline, self.events
-            time.sleep(0.005)
+        wait_for(f"{count} events", lambda: len(self.events) >= count)
 
 
 def test_a_watch_tells_every_event_as_it_comes(client: Client, server: ApiServer) -> None:
     """It asks for bookmarks, says when it is open, and ends in order when the server ends it."""
     watcher = Watcher(client)
-    assert watcher.opened.wait(5.0)
+    assert watcher.opened.wait(PATIENCE)
     server.put(f"{SLICES}/a", {})
     watcher.wait_for(1)
     server.put(f"{SLICES}/a", {"x": "y" * 100_000})
@@ -361,20 +371,17 @@ def test_a_watch_tells_every_event_as_it_comes(client: Client, server: ApiServer
 
 
 @pytest.mark.parametrize("hold", [True, False], ids=["before-its-headers", "open"])
-def test_a_watch_is_stopped_within_a_second(client: Client, server: ApiServer, hold: bool) -> None:
+def test_a_watch_is_stopped_at_once(client: Client, server: ApiServer, hold: bool) -> None:
     """From another thread, quietly, even while the server has not answered at all."""
     if hold:
         server.hold.set()
     watcher = Watcher(client)
-    deadline = time.monotonic() + 5.0
-    while not server.seen:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert watcher.opened.wait(0.2) != hold
+    wait_for("it has asked", lambda: server.seen)
+    assert watcher.opened.wait(0.2 if hold else PATIENCE) != hold
     client.requests.stop_watches()
-    watcher.join(1.0)
+    watcher.join(PATIENCE)
     assert not watcher.is_alive()
-    assert watcher.error is None
+    assert watcher.error is None  # as after a time limit, or an end by the server
 
 
 def test_a_watch_in_the_middle_of_its_handshake_is_stopped_as_well(
@@ -388,7 +395,7 @@ def test_a_watch_in_the_middle_of_its_handshake_is_stopped_as_well(
         peer, _ = silent.accept()
         peer.recv(1)
         client.requests.stop_watches()
-        watcher.join(0.5)
+        watcher.join(PATIENCE)
         assert not watcher.is_alive()
         assert watcher.error is None
         peer.close()
@@ -397,12 +404,12 @@ def test_a_watch_in_the_middle_of_its_handshake_is_stopped_as_well(
 def test_a_watch_that_breaks_off_or_falls_silent_is_an_error(client: Client, server: ApiServer) -> None:
     """The API server's end, or its silence for longer than allowed."""
     watcher = Watcher(client)
-    assert watcher.opened.wait(5.0)
+    assert watcher.opened.wait(PATIENCE)
     server.cut()
-    watcher.join(5.0)
+    watcher.join(PATIENCE)
     assert "the watch broke off: the connection was cut" in str(watcher.error)
-    watcher = Watcher(client, silence=0.3)
-    watcher.join(5.0)
+    watcher = Watcher(client, silence=3.0)  # which its handshake may take as well
+    watcher.join(PATIENCE)
     assert "the watch broke off: no answer in time" in str(watcher.error)
     assert client.contacts == []  # that a watch is opened proves nothing
 
@@ -424,7 +431,7 @@ def test_a_watch_that_is_refused(
     """By a status, or by an event of type ERROR; what is cut in the middle of an event ends quietly."""
     server.next_answers.append(answer)
     watcher = Watcher(client)
-    watcher.join(5.0)
+    watcher.join(PATIENCE)
     assert (watcher.error.status if watcher.error else None) == status
     assert words in str(watcher.error)
     assert watcher.events == []

@@ -8,6 +8,8 @@ import time
 
 from apiha.updater.supervisor import Supervisor
 
+PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
+
 
 def test_a_body_that_raises_is_told_and_started_again() -> None:
     """It counts as alive all the while."""
@@ -22,17 +24,17 @@ def test_a_body_that_raises_is_told_and_started_again() -> None:
         stop.wait()
 
     thread = supervisor.start("worker", body)
-    assert again.wait(5.0)
+    assert again.wait(PATIENCE)
     assert bugs == ["worker: KeyError('a bug')"]
     assert supervisor.ended() == []
     stop.set()
-    thread.join(5.0)
+    thread.join(PATIENCE)
 
 
 def test_a_body_that_returns_has_ended() -> None:
     """Nothing else would ever notice."""
     supervisor = Supervisor(threading.Event(), random.Random(1), lambda *_: None)
-    supervisor.start("worker", lambda: None).join(5.0)
+    supervisor.start("worker", lambda: None).join(PATIENCE)
     assert supervisor.ended() == ["worker"]
 
 
@@ -44,7 +46,7 @@ def test_a_thread_that_was_told_to_end_is_not_missed() -> None:
     def body() -> None:
         raise KeyError("a bug")
 
-    supervisor.start("worker", body, mine).join(5.0)
+    supervisor.start("worker", body, mine).join(PATIENCE)
     assert supervisor.ended() == []
 
 
@@ -59,13 +61,13 @@ def test_threads_that_are_told_to_end_are_waited_for_and_one_that_does_not_only_
         ended.append("worker")
 
     def wait() -> None:
-        hang.wait(30.0)
+        hang.wait(60.0)
 
     supervisor.start("worker", body)
     supervisor.start("hangs", wait)
     stop.set()
     started = time.monotonic()
-    supervisor.join(0.3)
+    supervisor.join(3.0)  # time enough for the one, on a machine that stands still for a moment
     assert ended == ["worker"]
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 25.0
     hang.set()
