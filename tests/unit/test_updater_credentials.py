@@ -175,7 +175,7 @@ def test_probes_follow_a_rotated_ca_and_token(tmp_path: Path, authority: Authori
     """From the next probe on; what the old CA signed is then no longer trusted."""
     other = Authority(tmp_path / "other")
     files = pod(tmp_path / "sa", authority)
-    probe = CurrentProber(files, DEFAULT_HOST, 2.0)
+    probe = CurrentProber(files, DEFAULT_HOST, 20.0)
     with (
         ControlPlane(authority, "127.0.0.1") as old,
         ControlPlane(other, "127.0.0.1") as new,
@@ -198,7 +198,7 @@ def test_to_a_server_that_need_not_prove_itself_no_probe_shows_who_we_are(
     user = {"token": "secret", "client-certificate": str(mine.cert), "client-key": str(mine.key)}
     path = write(tmp_path / "config", {"insecure-skip-tls-verify": True}, user)
     with ControlPlane(authority, "127.0.0.1", behaviour="client_certificate") as plane:
-        result = CurrentProber(CredentialFiles(path), "x", 2.0)(Endpoint("127.0.0.1", plane.port))
+        result = CurrentProber(CredentialFiles(path), "x", 20.0)(Endpoint("127.0.0.1", plane.port))
         assert result.health is Health.ALIVE
         assert "authorization" not in plane.counters.requests[0].headers
         assert plane.counters.client_certificates == []

@@ -25,7 +25,10 @@ def test_probes_carry_the_updaters_own_credentials(tmp_path: Path) -> None:
     mine = authority.issue_client()
     with_cert = {"client-certificate": str(mine.cert), "client-key": str(mine.key)}
     for user, behaviour in (({"token": "secret"}, "ready"), (with_cert, "client_certificate")):
-        settings = Settings(kubeconfig=kubeconfig(tmp_path, authority, **user), identity="me")
+        access = kubeconfig(tmp_path, authority, **user)
+        settings = Settings(
+            kubeconfig=access, identity="me", health_interval=20.0
+        )  # a probe has a part of that
         updater = Updater(settings, Reporter(io.StringIO()))
         with ControlPlane(authority, "127.0.0.1", behaviour=behaviour) as plane:
             result = updater.probe(Endpoint("127.0.0.1", plane.port))
