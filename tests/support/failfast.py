@@ -96,14 +96,9 @@ def nft(host: Host, script: str) -> None:
 
 
 def lose(host: Host, hook: str, condition: str, *, table: str = "loss") -> None:
-    """Drop what fits the condition at one hook of the host, before any other table sees it, until `stop_losing`."""
+    """Drop what fits the condition at one hook of the host, before any other table sees it, until the next `reset`."""
     kind = "prerouting" if hook == "in" else "output"
     nft(
         host,
         f"table inet {table} {{ chain {hook} {{ type filter hook {kind} priority -400; {condition} drop; }}; }}\n",
     )
-
-
-def stop_losing(host: Host, *, table: str = "loss") -> None:
-    """Drop nothing any more."""
-    nft(host, f"table inet {table}\ndelete table inet {table}\n")

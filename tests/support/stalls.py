@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 
 _BEAT = 0.005  # seconds between two looks
 _NOTICED = 0.02  # seconds late that make a stall; less is how every machine works
 _KEPT = 1000  # stalls
+_DISTURBS = 0.3  # seconds of stalls in which a thread of ours may have missed its part
+_ATTEMPTS = 5
 
 
 class Stalls:
@@ -53,3 +56,19 @@ def seconds_since(begin: float) -> float:
     """Seconds since this moment without those in which this machine did not run us."""
     now = time.monotonic()
     return now - begin - _stalls().within(begin, now)
+
+
+def unless_stalled(attempt: Callable[[], None]) -> None:
+    """Make the attempt; one that fails while this machine did not run us for a while is made anew, a few times.
+
+    For what holds only while a thread of ours does its part in time. The attempt tidies up after itself.
+    """
+    watch_for_stalls()
+    for left in reversed(range(_ATTEMPTS)):
+        begin = time.monotonic()
+        try:
+            return attempt()
+        except (AssertionError, OSError):
+            if not left or _stalls().within(begin, time.monotonic()) < _DISTURBS:
+                raise
+    return None
