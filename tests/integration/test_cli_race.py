@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from apiha.config import LONGEST_PROBE
 from tests.support.cli import PATIENCE, Cluster, Worker, worker_in
 from tests.support.control_plane import ControlPlane, TcpForwarder
 
@@ -38,10 +41,11 @@ def test_a_reconcile_never_undoes_a_swap(cluster: Cluster, tmp_path: Path) -> No
                 worker.configure(cluster.settings, vip=vip.address)
                 swapping = swapping_takes(cluster, worker, vip)
                 # Most swaps end before the reconcile gives the VIP up, which is when it writes; a few after that.
-                time_limit = f"{swapping + SPREAD - 0.3:.1f}s"
-                worker.configure(cluster.settings, vip=vip.address, probe_timeout=time_limit)
+                time_limit = min(swapping + SPREAD - 0.3, LONGEST_PROBE)
+                worker.configure(cluster.settings, vip=vip.address, probe_timeout=f"{time_limit:.1f}s")
+                begin = partial(rng.uniform, 0.0, max(0.3, time_limit - swapping + 0.3))
                 for _ in range(number, ROUNDS, LANES):
-                    decided_anew.append(one_round(cluster, silent, worker, vip, rng))
+                    decided_anew.append(one_round(cluster, silent, worker, vip, begin))
 
         with ThreadPoolExecutor(LANES) as lanes:
             for done in [lanes.submit(lane, number) for number in range(LANES)]:
@@ -60,9 +64,9 @@ def swapping_takes(cluster: Cluster, worker: Worker, vip: TcpForwarder) -> float
 
 
 def one_round(
-    cluster: Cluster, silent: ControlPlane, worker: Worker, vip: TcpForwarder, rng: random.Random
+    cluster: Cluster, silent: ControlPlane, worker: Worker, vip: TcpForwarder, begin: Callable[[], float]
 ) -> bool:
-    """One race; whether the reconcile met a block that had changed."""
+    """One race; whether the reconcile met a block that had changed. `begin`: seconds until the swap begins."""
     vip.targets = [(silent.address, silent.port)]
     worker.run("unpin").ok()
     worker.run("pin-host").ok()
@@ -73,7 +77,7 @@ def one_round(
     while vip.connections == asked:
         assert time.monotonic() < deadline, "the reconcile does not ask the VIP"
         time.sleep(0.005)
-    time.sleep(rng.uniform(0.0, SPREAD))
+    time.sleep(begin())
     vip.targets = [(plane.address, plane.port) for plane in cluster.planes]
     wait = worker.start("wait-vip")
     waited, reconciled = wait.finish().ok(), reconcile.finish().ok()
