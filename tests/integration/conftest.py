@@ -55,11 +55,15 @@ def make_prober(authority: Authority) -> MakeProber:
 
 @pytest.fixture
 def write_config(authority: Authority, tmp_path: Path) -> WriteConfig:
-    """Writes a configuration file for these control planes (`ADDR:PORT`) and returns its path."""
+    """Writes a configuration file for these control planes (`ADDR:PORT`) and returns its path.
+
+    The time limit is longer than the default: on a loaded machine a good answer may be slow.
+    """
 
     def write(*control_plane: str, **settings: object) -> Path:
         lines = [f"control_plane: [{', '.join(repr(item) for item in control_plane)}]"]
-        lines += [f"{key}: {value}" for key, value in {"ca_file": authority.ca_file, **settings}.items()]
+        merged = {"ca_file": authority.ca_file, "probe_timeout": "10s", **settings}
+        lines += [f"{key}: {value}" for key, value in merged.items()]
         path = tmp_path / "config.yaml"
         path.write_text("\n".join(lines) + "\n")
         return path

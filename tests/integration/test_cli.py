@@ -397,7 +397,7 @@ def test_without_the_rights_is_exit_6(cluster: Cluster) -> None:
         ca.write_text(cluster.authority.ca_pem)
         worker.configure(cluster.settings, ca_file=str(ca))
         with without_rights(folder) as before:
-            for command in (["pin-host"], ["reconcile"], ["bootstrap", "--timeout", "2s"]):
+            for command in (["pin-host"], ["reconcile"], ["bootstrap", "--timeout", "20s"]):
                 done = worker.run(*command, before=before)
                 assert done.code == 6, done
                 done.tells(str(worker.hosts), "root")
@@ -502,7 +502,7 @@ def test_json_logs(joined: Worker, cluster: Cluster) -> None:
 def test_piped_logs_carry_a_priority(joined: Worker, cluster: Cluster) -> None:
     """Piped, each event is one line that starts with the priority journald reads; results stay on stdout."""
     cluster.in_order()[0].stop()
-    done = joined.run("-v", "bootstrap", "--timeout", "500ms")
+    done = joined.run("-v", "bootstrap", "--timeout", "3s")
     assert done.code == 4, done
     lines = done.stderr.splitlines()
     assert len(lines) >= 3
@@ -522,7 +522,7 @@ def test_verbose_says_more(joined: Worker, cluster: Cluster) -> None:
 
 def test_progress_on_a_terminal(joined: Worker, cluster: Cluster) -> None:
     """On a terminal a wait shows what is tried, the time it took and the time that is left, and cleans up after."""
-    seen = on_a_terminal(joined, "bootstrap", "--timeout", "1500ms")
+    seen = on_a_terminal(joined, "bootstrap", "--timeout", "5s")
     assert seen.code == 4, seen
     assert not re.search(r"<\d>", seen.written)
     assert re.search(rf"\r\x1b\[Kwaiting for the VIP {re.escape(VIP)}:\d+, pinned to 127", seen.written)
@@ -536,7 +536,7 @@ def test_progress_of_a_pin_on_a_terminal(joined: Worker, cluster: Cluster) -> No
     """The wait of a pin shows its progress as well."""
     for plane in cluster.planes:
         plane.stop()
-    seen = on_a_terminal(joined, "pin-host", "--wait", "1s")
+    seen = on_a_terminal(joined, "pin-host", "--wait", "3s")
     assert seen.code == 3, seen
     assert "no live control plane yet (" in seen.written
     assert "left)" in seen.written
@@ -556,8 +556,11 @@ def test_the_status_is_watched_on_a_terminal(joined: Worker, cluster: Cluster) -
     again = "\x1b[J\x1b[H"  # nothing below the end, and from the top
     seen = on_a_terminal(joined, "status", "--watch", keys={again: b"\x03"})
     assert seen.code == joined.run("status").code == 9, seen
-    assert seen.written.count("every 2 s; ^C ends") == 2
-    assert seen.written.count("has no block of apiha") == 2
+    screens = seen.written.count("every 2 s; ^C ends")
+    assert (
+        screens >= 2
+    )  # the second asks for the ^C, which a machine that stands still may type after the third
+    assert seen.written.count("has no block of apiha") == screens
     assert seen.written.endswith("\x1b[J^C\r\n")
     assert not re.search("Traceback|apiha: ", seen.written)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import VIP, Cluster, Worker
+from tests.support.cli import PATIENCE, VIP, Cluster, Worker
 from tests.support.control_plane import DEFAULT_HOST
 
 DEAD = ("127.0.0.99", 1)  # nothing listens there: the VIP resets the client
@@ -53,11 +53,11 @@ def test_timeout_is_exit_4(joined: Worker, command: str) -> None:
     """A VIP that never answers: exit code 4, one error line with what to look at; the name stays where it is."""
     joined.run("pin-host").ok()
     before = joined.fingerprint()
-    done = joined.run(command, "--timeout", "700ms")
+    done = joined.run(command, "--timeout", "3s")
     assert done.code == 4, done
     error = done.tells().stderr.splitlines()[-1]
     assert error.startswith(f"apiha: error: the VIP {VIP}:")
-    assert re.search(r"within \d+ms \(refused", error), error
+    assert re.search(r"within [\d.]+m?s \(refused", error), error
     assert f"; the name stays at {joined.addresses[0]}; does kube-proxy run" in error
     assert joined.fingerprint() == before
 
@@ -78,7 +78,7 @@ def test_a_flapping_vip_is_not_trusted(joined: Worker, cluster: Cluster) -> None
     cluster.vip.targets = [good, good, DEAD]
     cluster.vip.start()
     running = joined.start("bootstrap", "--timeout", "60s")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while cluster.vip.connections < 6:
         assert time.monotonic() < deadline
         assert VIP not in joined.addresses[:1]
@@ -97,7 +97,7 @@ def test_a_vip_that_is_not_the_api_server(joined: Worker, cluster: Cluster, beha
     other.behaviour = behaviour
     cluster.vip.targets = [(other.address, other.port)]
     cluster.vip.start()
-    done = joined.run("--probe-timeout", "1s", "bootstrap", "--timeout", "1s")
+    done = joined.run("bootstrap", "--timeout", "3s")
     assert done.code == 4, done
     assert joined.addresses[0] == first.address
 

@@ -81,7 +81,7 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 
 
 def _probe(
-    cluster: Cluster, make_prober: MakeProber, endpoint: Endpoint, timeout: float = 5.0
+    cluster: Cluster, make_prober: MakeProber, endpoint: Endpoint, timeout: float = 20.0
 ) -> ProbeResult:
     return cluster.worker.call(make_prober(timeout=timeout).probe, endpoint)
 
@@ -111,7 +111,7 @@ def test_link_cut_during_the_probe_is_a_timeout(cluster: Cluster, make_prober: M
     plane.behaviour = "tls_silent"
     before = plane.counters.handshakes
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(_probe, cluster, make_prober, Endpoint(plane.address, PORT), 2.0)
+        pending = pool.submit(_probe, cluster, make_prober, Endpoint(plane.address, PORT), 5.0)
         assert eventually(lambda: plane.counters.handshakes > before)
         cluster.hosts[0].link_down()
         assert pending.result(timeout=BOUND).health is Health.TIMEOUT
@@ -211,7 +211,7 @@ def test_probe_command_names_every_trouble(
     cluster.planes[2].behaviour = "not_ready"
     cluster.hosts[0].drop("fd00::/64")
     endpoints = [*cluster.endpoints(), Endpoint(cluster.planes6[0].address, PORT)]
-    config = write_config(*map(str, endpoints), probe_timeout="1s")
+    config = write_config(*map(str, endpoints), probe_timeout="5s")
     code, output, errors = _apiha(cluster, config, tmp_path, "probe", "--output", "json")
     assert code == 3, errors
     for state in ("refused", "untrusted", "not-ready", "timeout"):

@@ -94,11 +94,11 @@ def test_ready_beats_hidden_beats_not_ready(start_plane: StartPlane, make_prober
         start_plane("ready", "127.0.0.13"),
     ]
     for expected in (2, 1, 0):
-        winner = _race(make_prober, planes, hedge_delay=0.1, timeout=15)
+        winner = _race(make_prober, planes, hedge_delay=NEVER)
         assert winner is not None
         assert winner.endpoint == endpoint_of(planes[expected])
         planes[expected].stop()
-    assert _race(make_prober, planes, hedge_delay=0.1, timeout=15) is None
+    assert _race(make_prober, planes, hedge_delay=NEVER) is None
 
 
 def test_impostors_lose_to_the_only_genuine_one(start_plane: StartPlane, make_prober: MakeProber) -> None:
@@ -118,10 +118,10 @@ def test_nobody_wins_among_impostors(start_plane: StartPlane, make_prober: MakeP
 
 def test_silence_everywhere_ends_in_bounded_time(start_plane: StartPlane, make_prober: MakeProber) -> None:
     """With every candidate silent the race ends without a winner, well before the sum of the time limits."""
-    planes = [start_plane("blackholed", address=f"127.0.0.{n}") for n in range(11, 21)]
+    planes = [start_plane("blackholed", address=f"127.0.0.{n}") for n in range(11, 31)]
     began = time.monotonic()
     assert _race(make_prober, planes, hedge_delay=0.02, timeout=1.5) is None
-    assert time.monotonic() - began < 10 * 1.5 / 2
+    assert time.monotonic() - began < 20 * 1.5 / 2
 
 
 def test_forwarder_hands_connections_round(authority: Authority, make_prober: MakeProber) -> None:
@@ -130,7 +130,7 @@ def test_forwarder_hands_connections_round(authority: Authority, make_prober: Ma
         control_planes(authority, ["127.0.0.11", "127.0.0.12", "127.0.0.13"]) as planes,
         TcpForwarder("127.0.0.20", targets=[(plane.address, plane.port) for plane in planes]) as vip,
     ):
-        prober = make_prober(timeout=5)
+        prober = make_prober()
         assert [prober.probe(endpoint_of(vip)).health for _ in range(6)] == [Health.READY] * 6
         assert _handshakes(planes) == [2, 2, 2]
         planes[1].stop()

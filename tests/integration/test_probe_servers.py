@@ -65,6 +65,9 @@ EXPECTED: dict[str, tuple[Health, int | None, str]] = {
 }
 
 
+BOUND = 20.0  # seconds; generous: what it bounds would never end, or after a time limit that is far from it
+
+
 def test_every_behaviour_has_an_expectation() -> None:
     """No kind of server is left untested."""
     assert set(EXPECTED) == set(BEHAVIOURS)
@@ -87,7 +90,7 @@ def test_server_is_taken_for_what_it_is(
     assert len(result.detail) < 300
     assert result.endpoint == endpoint_of(plane)
     assert 0 < result.latency <= elapsed
-    assert elapsed < 5, "a probe outlived its time limit"
+    assert elapsed < BOUND, "a probe outlived its time limit"
 
 
 @pytest.mark.parametrize("behaviour", IMPOSTORS)
@@ -117,12 +120,12 @@ def test_server_that_dies_during_the_probe_is_broken(
 ) -> None:
     """A control plane killed between handshake and answer counts as broken at once, not after the timeout."""
     plane = start_plane("tls_silent")
-    prober = make_prober(timeout=30)
+    prober = make_prober(timeout=60)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(prober.probe, endpoint_of(plane))
         assert eventually(lambda: plane.counters.handshakes == 1)
         plane.stop()
-        assert pending.result(timeout=10).health is Health.BROKEN
+        assert pending.result(timeout=BOUND).health is Health.BROKEN
 
 
 def test_slow_server_beyond_the_timeout_is_a_timeout(
@@ -324,14 +327,14 @@ def test_deadline_holds_when_the_connection_comes_after_it(
     began = time.monotonic()
     result = make_prober(timeout=0.3).probe(endpoint_of(plane))
     assert result.health is Health.TIMEOUT
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < BOUND
 
 
 def test_failed_probes_leave_nothing_behind(start_plane: StartPlane, make_prober: MakeProber) -> None:
     """Descriptors and threads of failed probes are given back."""
     prober = make_prober(timeout=0.2)
     plane = start_plane()
-    prober.probe(endpoint_of(plane))
+    make_prober().probe(endpoint_of(plane))  # which has the time that a first one may need
 
     def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -357,13 +360,13 @@ def test_prober_is_thread_safe(start_plane: StartPlane, make_prober: MakeProber)
 
 
 def test_probe_all_keeps_the_order_and_asks_at_once(start_plane: StartPlane, make_prober: MakeProber) -> None:
-    """Results come in the order asked, and three silent servers take the time of one."""
-    planes = [start_plane("silent", address=f"127.0.0.{n}") for n in (11, 12, 13)] + [start_plane()]
+    """Results come in the order asked, and eight silent servers take the time of one."""
+    planes = [start_plane("silent", address=f"127.0.0.{n}") for n in range(11, 19)] + [start_plane()]
     began = time.monotonic()
-    results = probe_all(make_prober(timeout=2.0).probe, [endpoint_of(plane) for plane in planes])
-    assert time.monotonic() - began < 6
+    results = probe_all(make_prober(timeout=4.0).probe, [endpoint_of(plane) for plane in planes])
+    assert time.monotonic() - began < 8 * 4
     assert [result.endpoint for result in results] == [endpoint_of(plane) for plane in planes]
-    assert [result.health for result in results] == [Health.TIMEOUT] * 3 + [Health.READY]
+    assert [result.health for result in results] == [Health.TIMEOUT] * 8 + [Health.READY]
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +401,7 @@ def test_no_answer_makes_a_probe_raise(
     """Whatever bytes a genuine server sends, a probe gives a result; only HTTP/1 answers count."""
     scripted.script = script
     with scripted:
-        result = make_prober(timeout=5).probe(endpoint_of(scripted))
+        result = make_prober().probe(endpoint_of(scripted))
     assert result.detail.isprintable()
     assert result.health in (Health.READY, Health.ALIVE, Health.NOT_READY, Health.BROKEN)
     if result.health.genuine:
@@ -413,7 +416,7 @@ def test_status_decides(status: int, scripted: ControlPlane, make_prober: MakePr
     """200 is ready, 401 and 403 are alive, any other final status is not ready."""
     scripted.script = b"HTTP/1.1 %d Words\r\nContent-Length: 0\r\n\r\n" % status
     with scripted:
-        result = make_prober(timeout=5).probe(endpoint_of(scripted))
+        result = make_prober().probe(endpoint_of(scripted))
     expected = {200: Health.READY, 401: Health.ALIVE, 403: Health.ALIVE}.get(status, Health.NOT_READY)
     assert (result.health, result.status) == (expected, status)
 
@@ -434,7 +437,7 @@ def test_a_strange_date_is_clamped(
     """A time that arithmetic cannot take is none; in any time zone the result can be worked with."""
     scripted.script = b"HTTP/1.1 200 OK\r\nDate: " + date + b"\r\nContent-Length: 2\r\n\r\nok"
     with scripted:
-        result = make_prober(timeout=5).probe(endpoint_of(scripted))
+        result = make_prober().probe(endpoint_of(scripted))
     assert result.health is Health.READY
     assert (result.server_time.year if result.server_time else None) == year
     if result.server_time is not None:
@@ -453,8 +456,8 @@ def test_a_gzip_bomb_is_read_raw(scripted: ControlPlane, make_prober: MakeProber
     try:
         began = time.monotonic()
         with scripted, pytest.raises(NotLearned):
-            fetch_control_planes(make_prober(timeout=5), endpoint_of(scripted))
-        assert time.monotonic() - began < 5
+            fetch_control_planes(make_prober(timeout=60), endpoint_of(scripted))
+        assert time.monotonic() - began < BOUND
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()

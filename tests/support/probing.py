@@ -40,7 +40,7 @@ def endpoint_of(server: ControlPlane | TcpForwarder) -> Endpoint:
     return Endpoint(server.address, server.port)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Whether the condition comes true within the time; for what another thread is about to do."""
     end = time.monotonic() + seconds
     while not condition():
