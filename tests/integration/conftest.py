@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ from tests.support.probing import MakeProber, StartPlane, WriteConfig
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The cluster's CA."""
     return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder in memory if possible: hundreds of writes one after the other take minutes on a disk with a slow
+    fsync(2).
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="apiha-test-", dir=memory) as name:
+        path = Path(name) / "folder"
+        path.mkdir()
+        yield path
 
 
 @pytest.fixture

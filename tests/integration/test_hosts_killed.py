@@ -7,15 +7,12 @@ import random
 import select
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import pytest
 
 from apiha.hosts import BlockChanged, HostsFile, current, splice
 from apiha.hosts.text import render
@@ -106,25 +103,15 @@ def kill_writers(
     return counts
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory if possible: hundreds of writes one after the other take minutes on a disk with a slow fsync(2)."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="apiha-test-", dir=memory) as name:
-        path = Path(name) / "etc"
-        path.mkdir()
-        yield path
-
-
 def killed_before_the_rename(folder: Path) -> dict[str, Any]:
     path = folder / "hosts"
     path.write_bytes(ORIGINAL)
     return kill_writers(path, lambda: True, 2.0, lambda: None, every=1)
 
 
-def test_a_killed_writer_never_leaves_a_torn_file(folder: Path) -> None:
+def test_a_killed_writer_never_leaves_a_torn_file(in_memory: Path) -> None:
     """220 SIGKILLs at random moments of writing: always all of the old bytes or all of the new ones."""
-    counts = run(killed_before_the_rename, folder, namespace=False)
+    counts = run(killed_before_the_rename, in_memory, namespace=False)
     assert counts["kills"] == KILLS
     assert counts["torn"] == 0
     assert counts["leftovers"] > 0, f"the kills missed the writing: {counts}"
@@ -202,9 +189,9 @@ def concurrent(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_two_hundred_processes_leave_one_valid_block(folder: Path) -> None:
+def test_two_hundred_processes_leave_one_valid_block(in_memory: Path) -> None:
     """Each one succeeds, the block is that of one of them, and the first bytes come back."""
-    result = run(concurrent, folder, namespace=False)
+    result = run(concurrent, in_memory, namespace=False)
     number = result["addresses"][0].split(".")[2]
     assert result == {
         "failed": 0,
@@ -234,9 +221,9 @@ def concurrent_decisions(folder: Path) -> dict[str, Any]:
     return {"failed": sum(map(bool, codes)), "addresses": sorted(current(path.read_bytes(), HOST).addresses)}
 
 
-def test_no_decision_of_fifty_is_undone(folder: Path) -> None:
+def test_no_decision_of_fifty_is_undone(in_memory: Path) -> None:
     """Each process adds to what it read: all additions are in the file, since none was written over another block."""
-    assert run(concurrent_decisions, folder, namespace=False) == {
+    assert run(concurrent_decisions, in_memory, namespace=False) == {
         "failed": 0,
         "addresses": sorted(f"10.0.0.{number}" for number in range(50)),
     }

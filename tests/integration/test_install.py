@@ -54,9 +54,9 @@ def machine(tmp_path: Path, archive: Path) -> Worker:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
+def image(in_memory: Path) -> Path:
     """A small Debian-like tree to install into, with things of other people in it."""
-    root = tmp_path / "image"
+    root = in_memory / "image"
     for folder in ("etc/systemd/system/multi-user.target.wants", "usr/local/bin", "var/lib", "home"):
         (root / folder).mkdir(parents=True)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
