@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,12 +18,17 @@ from apiha.failfast import rules
 from tests.support.failfast import nft, read_table
 from tests.support.kube import POD_CIDR, Cluster
 from tests.support.netns import Host, requires_root
-from tests.support.tcp import Outcome, dial, timed
+from tests.support.tcp import Outcome, dial, timed, unacknowledged
+from tests.support.updater import SLICES
 
 pytestmark = [requires_root, pytest.mark.timeout(300)]
 
 LOST = 1  # the control plane that loses power; kube-proxy and the controllers talk to another one
-FRESH, AT_ONCE = 1.15, 0.2  # seconds
+# How often a client's kernel may ask again. Not seconds: a busy machine needs some itself.
+AT_ONCE = 0
+A_SECOND = 1  # a SYN is sent again after 1 s, the next time after 3 s
+PATIENCE = 4  # data: after 0.2, 0.4, 0.8 and 1.7 s, the next time after 3.4 s (apiha.failfast.rules)
+HANGS = 60.0  # seconds
 
 
 @dataclass
@@ -42,9 +47,20 @@ class Node:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three control planes that know the way back to Pods."""
-    with Cluster(n=3, kube_proxy=True, directory=tmp_path_factory.mktemp("kube")) as cluster:
-        cluster.wait_endpoints(cluster.addresses)
+    """Three control planes that know the way back to Pods.
+
+    All are in the Service for good: one that is lost would leave it 5 to 25 s later, and kube-proxy's rules with it.
+    """
+    directory = tmp_path_factory.mktemp("kube")
+    none = ["--endpoint-reconciler-type=none"]
+    with Cluster(n=3, kube_proxy=True, directory=directory, apiserver_args=none) as cluster:
+        body = {
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [a], "conditions": {"ready": True}} for a in cluster.addresses],
+            "ports": [{"name": "https", "port": cluster.port, "protocol": "TCP"}],
+        }
+        assert cluster.api("POST", f"{SLICES}/default/endpointslices", body)[0] == 201
         yield cluster
 
 
@@ -72,7 +88,6 @@ def node(shared_node: Node) -> Iterator[Node]:
     yield shared_node
     shared_node.cluster.mend(LOST)
     shared_node.cluster.wait_ready(LOST)
-    shared_node.cluster.wait_endpoints(shared_node.cluster.addresses)
 
 
 def _reaches_all(node: Node, client: Host) -> bool:
@@ -105,7 +120,7 @@ def _add_pod(cluster: Cluster, worker: Host, tag: str) -> Host:
     return pod
 
 
-def _eventually(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def _eventually(true: Callable[[], bool], seconds: float = HANGS) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -119,7 +134,7 @@ def _open(node: Node, client: Host, count: int) -> list[socket.socket]:
         connection = client.call(socket.create_connection, (node.vip, 443), 5.0)
         connection.sendall(b"\x16")
         connections.append(connection)
-    time.sleep(0.3)
+    _eventually(lambda: not any(map(unacknowledged, connections)))
     return connections
 
 
@@ -134,18 +149,22 @@ def _on_the_lost(node: Node, ports: list[int]) -> list[bool]:
     return [any(f"sport={port} " in line and lost in line for line in tracked) for port in ports]
 
 
-def _say_something(connection: socket.socket) -> Outcome:
-    """Send one more byte of the handshake; a reset, or nothing within 3 s."""
-    connection.settimeout(3.0)
+def _say_something(connection: socket.socket, lost: bool) -> Outcome:
+    """Send one more byte of the handshake: a reset if it goes to the lost one, otherwise nothing within 3 s."""
+    connection.settimeout(HANGS if lost else 3.0)
 
     def exchange() -> None:
         connection.sendall(b"\x03")
         connection.recv(1)
 
-    return timed(exchange)
+    return timed(exchange, connection)
 
 
-def _whole_story(node: Node, client: Host, scope: rules.Scope, slowest: float) -> None:
+def _most_resent(outcomes: Iterable[Outcome]) -> int:
+    return max(outcome.resent for outcome in outcomes if outcome.resent is not None)
+
+
+def _whole_story(node: Node, client: Host, scope: rules.Scope, slowest: int) -> None:
     with contextlib.ExitStack() as stack:
         connections: list[socket.socket] = []
         lost: list[bool] = []
@@ -158,21 +177,22 @@ def _whole_story(node: Node, client: Host, scope: rules.Scope, slowest: float) -
             lost = _on_the_lost(node, ports)
         node.cluster.cut(LOST)
         with ThreadPoolExecutor(len(connections)) as pool:
-            outcomes = list(pool.map(_say_something, connections))
+            outcomes = list(pool.map(_say_something, connections, lost))
         # The reset comes from the VIP: from anybody else the client would not take it.
         assert [outcome.reset for outcome in outcomes] == lost
-        assert max(o.waited for o in outcomes if o.reset) < 2.0
+        assert _most_resent(o for o in outcomes if o.reset) <= PATIENCE
         # What is reset is forgotten: a new connection from such a port goes where the rules lead then.
         assert not any(_on_the_lost(node, ports))
         fresh = [dial(client, node.vip, 443) for _ in range(30)]
         assert {outcome.error for outcome in fresh} == {"", "ConnectionRefusedError"}
-        assert max(outcome.waited for outcome in fresh) < slowest
+        assert _most_resent(fresh) <= slowest
         table = read_table(node.host)
         (breaker,) = table.silent
         assert (breaker.endpoint.address, breaker.scope) == (node.cluster.addresses[LOST], scope)
         assert breaker.cut == sum(lost)
         node.cluster.mend(LOST)
-        _eventually(lambda: _used_again(node, client), 8.0)
+        # 5 s, and before a SYN of the node's may try in case that no knock gets through: 30 s after the silence began.
+        _eventually(lambda: _used_again(node, client), 20.0)
 
 
 def _used_again(node: Node, client: Host) -> bool:
@@ -187,7 +207,7 @@ def test_the_nodes_own_programs(node: Node) -> None:
 
 def test_pods(node: Node) -> None:
     """The same for a Pod's connections to the Service `kubernetes`, with breakers of their own."""
-    _whole_story(node, node.pod, "pods", FRESH)
+    _whole_story(node, node.pod, "pods", A_SECOND)
 
 
 def test_stale_rules_cost_a_client_a_second_at_most(node: Node) -> None:
@@ -195,6 +215,6 @@ def test_stale_rules_cost_a_client_a_second_at_most(node: Node) -> None:
     node.cluster.cut(LOST)
     with ThreadPoolExecutor(20) as pool:
         first = list(pool.map(lambda _: dial(node.host, node.vip, 443), range(20)))
-    assert max(outcome.waited for outcome in first) < FRESH
+    assert _most_resent(first) <= A_SECOND
     again = [dial(node.host, node.vip, 443) for _ in range(20)]
-    assert max(outcome.waited for outcome in again) < AT_ONCE
+    assert _most_resent(again) == AT_ONCE

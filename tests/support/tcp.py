@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from tests.support.netns import Host
 from tests.support.stalls import seconds_since, watch_for_stalls
 
 Handler = Callable[[socket.socket], None]
+
+# struct tcp_info of linux/tcp.h: eight bytes, then numbers of four.
+_UNACKED, _TOTAL_RETRANS = 4, 23
 
 
 def echo(connection: socket.socket) -> None:
@@ -64,11 +68,14 @@ class Outcome:
     """How something ended: `error` is the name of the exception, or "" for success; `seconds` what it took.
 
     `waited` are these without the time in which this machine did not run us: what an upper bound is about.
+    `resent`, where it is known, is how many times the kernel sent something again: what a wait for an answer is made
+    of, in numbers that are the same on a machine that is too busy to run us.
     """
 
     error: str
     seconds: float
     waited: float
+    resent: int | None = None
 
     @property
     def refused(self) -> bool:
@@ -81,8 +88,23 @@ class Outcome:
         return self.error == "ConnectionResetError"
 
 
-def timed(action: Callable[[], object]) -> Outcome:
-    """Run it and tell how it ended."""
+def _info(connection: socket.socket, index: int) -> int:
+    data = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8 + 4 * (index + 1))
+    return int(struct.unpack_from("=I", data, 8 + 4 * index)[0])
+
+
+def resent(connection: socket.socket) -> int:
+    """How many packets the kernel sent again for it so far, the SYN and what was refused among them."""
+    return _info(connection, _TOTAL_RETRANS)
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """How many packets the other side's kernel has yet to acknowledge."""
+    return _info(connection, _UNACKED)
+
+
+def timed(action: Callable[[], object], connection: socket.socket | None = None) -> Outcome:
+    """Run it and tell how it ended, and what was sent again for `connection`."""
     watch_for_stalls()
     begin = time.monotonic()
     error = ""
@@ -90,12 +112,16 @@ def timed(action: Callable[[], object]) -> Outcome:
         action()
     except OSError as raised:
         error = type(raised).__name__
-    return Outcome(error, time.monotonic() - begin, seconds_since(begin))
+    again = None if connection is None else resent(connection)
+    return Outcome(error, time.monotonic() - begin, seconds_since(begin), again)
 
 
 def dial(host: Host, address: str, port: int, timeout: float = 10.0) -> Outcome:
     """Open a connection from the host, and close it at once."""
-    return timed(lambda: host.call(socket.create_connection, (address, port), timeout).close())
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with host.call(socket.socket, family, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        return timed(lambda: connection.connect((address, port)), connection)
 
 
 def ask(connection: socket.socket, timeout: float = 15.0) -> Outcome:
