@@ -151,6 +151,13 @@ def micro_time(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def renew(cluster: Cluster) -> None:
+    """Renew all Leases, as kubelets do: 40 s later they are old, which a busy machine needs for a few commands."""
+    now = micro_time(datetime.now(timezone.utc))
+    for name in ("cp-1", *WORKERS):
+        assert cluster.api("PATCH", f"{LEASES}/{name}", {"spec": {"renewTime": now}})[0] == 200
+
+
 def start(cluster: Cluster, *arguments: str, kubeconfig: Path | None = None) -> subprocess.Popen[str]:
     """`apiha` as an administrator runs it."""
     command = [sys.executable, "-m", "apiha", *arguments]
@@ -177,6 +184,7 @@ def problems(cluster: Cluster) -> dict[str, list[str]]:
 
 def test_every_node_is_shown_and_those_first_that_need_a_look(cluster: Cluster) -> None:
     """One that never reported, and three that are well; then one whose Lease is old, and one that is cordoned."""
+    renew(cluster)
     code, out, err = apiha(cluster, "nodes")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -188,6 +196,7 @@ def test_every_node_is_shown_and_those_first_that_need_a_look(cluster: Cluster) 
     ]
     assert lines[2].split()[4:] == ["v1.36.2", "v1.36.2"]
     assert lines[-1] == "5 nodes, 1 to look at"
+    renew(cluster)
     old = micro_time(datetime.now(timezone.utc) - timedelta(minutes=7))
     assert cluster.api("PATCH", f"{LEASES}/worker-3", {"spec": {"renewTime": old}})[0] == 200
     assert cluster.api("PATCH", "/api/v1/nodes/worker-1", {"spec": {"unschedulable": True}})[0] == 200
@@ -219,10 +228,12 @@ def test_the_installers_pods_say_how_their_nodes_are(cluster: Cluster, installer
         "lastState": {"terminated": {"exitCode": 5, "reason": "Error", "message": message}},
     }
     add_pod(cluster, "apiha-installer-c", "worker-3", labels, IMAGE, ready=False, state=crashed)
+    renew(cluster)
     found = problems(cluster)
     assert list(found) == ["worker-new", "worker-2", "worker-3", "cp-1", "worker-1"]
     assert found["worker-2"] == ["installer: none of the 2 control planes is ready or alive"]
     assert found["worker-3"] == ["installer: CrashLoopBackOff: exit code 5: --vip: no"]
+    renew(cluster)
     code, out, _ = apiha(cluster, "nodes")
     assert code == 0
     lines = out.splitlines()
@@ -261,7 +272,7 @@ def add_event(cluster: Cluster, pod: str, message: str) -> None:
     )
 
 
-def wait_for(what: str, holds: Callable[[], bool], limit: float = 20.0) -> None:
+def wait_for(what: str, holds: Callable[[], bool], limit: float = 60.0) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + limit
     while not holds():
@@ -396,7 +407,7 @@ def test_an_interrupted_look_ends_at_once(cluster: Cluster) -> None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_for("kubectl runs", lambda: children.read_text() != "")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     finally:
         cluster.resume_apiserver(0)
     assert (process.returncode, out, err) == (130, "", "apiha: error: interrupted\n")
