@@ -35,9 +35,11 @@ from tests.support.control_plane import Authority, ControlPlane, TcpForwarder, f
 
 ADDRESSES = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 VIPS = ("127.0.0.121", "127.0.0.122")  # one for each worker: its own Service proxy
-BOUND = 20.0  # s: the longest way to a live address is a failed try, a restart, and the next pass
+# s: the longest way to a live address is a failed try, a restart, and the next pass: some 10. What is still wrong after
+# this stays wrong; how long it took is printed.
+BOUND = 60.0
 LOOK_EVERY = 0.02  # s
-SLACK = 2.0  # s that a process may take to start and to be noticed on a loaded machine
+SLACK = 15.0  # s that a process may take to start and to be noticed on a loaded machine
 
 
 @dataclass

@@ -54,14 +54,15 @@ class Neighbour:
 
     def look(self) -> str | None:
         """What is wrong with the file now, in one line; None if nothing is."""
-        allowed = self._allowed
+        allowed, begun = self._allowed, self._lines
         try:
             data = self._hosts.read_bytes()
         except FileNotFoundError:
             return "the hosts file is gone"
         self.looks += 1
         outside = remove(data).data
-        if outside not in allowed | self._allowed:
+        # Overtaken by two writes, as when this machine stops for a moment: what lay between is not known here any more.
+        if outside not in allowed | self._allowed and self._lines - begun < 2:
             return (
                 f"bytes outside the block changed: expected {min(allowed)[-200:]!r}, found {outside[-200:]!r}"
             )
