@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,26 +89,32 @@ def recipe(packages: Sequence[str]) -> list[Any]:
 def debootstrap(directory: Path, packages: Sequence[str]) -> None:
     """Make a root filesystem with these packages, of this system's own release, in `directory`.
 
-    Raises RuntimeError, with the end of debootstrap's output, if that fails.
+    Raises RuntimeError, with the end of debootstrap's output, if that fails three times: a mirror may hiccup.
     """
     suite = _release().get("VERSION_CODENAME", "")
-    built = subprocess.run(
-        [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(packages)}",
-            suite,
-            directory,
-            _mirror(suite),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{PATH}"},
-    )
-    if built.returncode != 0:
+    for tries in range(3):
+        time.sleep(10 * tries)
+        built = subprocess.run(
+            [
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={','.join(packages)}",
+                suite,
+                directory,
+                _mirror(suite),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{PATH}"},
+        )
+        if built.returncode == 0:
+            break
+        for path in directory.iterdir():  # half a system cannot be set up again
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    else:
         raise RuntimeError("debootstrap failed:\n" + "\n".join(built.stdout.splitlines()[-20:]))
     for name in _TRIMMED:
         shutil.rmtree(directory / name, ignore_errors=True)
