@@ -37,7 +37,7 @@ def restart_with(lab: Lab, node: Node, manifest: str, status: int) -> None:
         )
 
     node.write(MANIFEST, manifest)
-    lab.wait(f"{node.name} answers {status}", restarted, 120.0)
+    lab.wait(f"{node.name} answers {status}", restarted, 240.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,8 +91,8 @@ def test_the_updater_sees_readiness(lab: Lab) -> None:
     manifest = node.read(ETCD)
     node.path(ETCD).unlink()
     try:
-        lab.wait("the slice has the others", lambda: lab.api.endpoints("apiserver") == others, 90.0)
+        lab.wait("the slice has the others", lambda: lab.api.endpoints("apiserver") == others, 180.0)
         assert answers_anonymous(node, 401)
     finally:
         node.write(ETCD, manifest)
-        lab.wait_endpoints(120.0)
+        lab.wait_endpoints(240.0)

@@ -120,4 +120,4 @@ def test_services_answer_in_both_families(cluster: DualStack, lab: Lab) -> None:
     for address in addresses:
         url = f"http://{f'[{address}]' if ':' in address else address}/healthz"
         ask = f"curl -gsS -m 1 -o /dev/null -w '%{{http_code}}' '{url}'"
-        lab.wait(f"{address} answers", lambda ask=ask: cluster.worker.sh(ask, check=False) == "200", 30.0)  # type: ignore[misc]
+        lab.wait(f"{address} answers", lambda ask=ask: cluster.worker.sh(ask, check=False) == "200", 120.0)  # type: ignore[misc]

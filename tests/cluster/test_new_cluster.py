@@ -28,7 +28,7 @@ def test_every_node_is_ready_and_nothing_is_wrong(lab: Lab) -> None:
     """All nodes are Ready, `apiha status` finds nothing, and the units run on control planes as well."""
     lab.settle()
     wanted = f"{len(lab.nodes)} nodes, 0 to look at"
-    lab.wait("`apiha nodes` finds nothing", lambda: wanted in lab.first.sh("apiha nodes", check=False), 60.0)
+    lab.wait("`apiha nodes` finds nothing", lambda: wanted in lab.first.sh("apiha nodes", check=False), 120.0)
     for node in lab.nodes.values():
         assert "Nothing is wrong." in node.sh("apiha status", check=False), node.name
         assert "ok" in node.sh(block("name-check", {"/etc/apiha/ca.crt": "/etc/kubernetes/pki/ca.crt"}))
@@ -71,13 +71,13 @@ def test_a_worker_joins_by_cloud_init(lab: Lab) -> None:
     """The page's user data, with `manage_etc_hosts: true`: Ready and swapped at its first boot and its second."""
     node = lab.add("worker-2", boot=False)
     cloud_init_worker(lab, node, extra="manage_etc_hosts: true\n")
-    lab.wait_ready("worker-2", limit=180.0)
+    lab.wait_ready("worker-2", limit=300.0)
     ended = node.path("/var/lib/cloud/instances/worker-2-1/boot-finished")
-    lab.wait("cloud-init has ended", ended.exists, 120.0)
-    lab.wait_swapped(node, 10.0)
+    lab.wait("cloud-init has ended", ended.exists, 240.0)
+    lab.wait_swapped(node)
     assert failed_units(node) == []
     node.power_cut()
-    lab.wait("the node is missed", lambda: lab.api.ready("worker-2").status != "True", 90.0)
+    lab.wait("the node is missed", lambda: lab.api.ready("worker-2").status != "True", 180.0)
     node.boot()
     lab.wait_ready("worker-2")
     lab.wait_swapped(node)
@@ -99,7 +99,7 @@ def test_a_worker_joins_by_the_user_data_that_apiha_prints(lab: Lab) -> None:
     node.path("/opt/apiha.pyz").unlink()  # the user data brings it
     seed_cloud_init(node.root, text, node.name)
     node.boot()
-    lab.wait_ready("worker-3", limit=180.0)
+    lab.wait_ready("worker-3", limit=300.0)
     lab.wait_swapped(node)
     assert "status: done" in node.sh("cloud-init status --wait", check=False)
     assert "Nothing is wrong." in node.sh("apiha status", check=False)

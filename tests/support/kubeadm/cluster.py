@@ -136,7 +136,7 @@ class Lab:
             assert time.monotonic() - begin < limit, f"not within {limit:g} s: {what} ({problem or 'false'})"
             time.sleep(0.1)
 
-    def wait_ready(self, *names: str, limit: float = 60.0) -> float:
+    def wait_ready(self, *names: str, limit: float = 180.0) -> float:
         """Wait until these nodes are Ready, with a Lease that is younger than 12 s; returns how long it took.
 
         The Lease: a node that has just lost its power stays Ready for 50 s.
@@ -151,11 +151,11 @@ class Lab:
 
         return self.wait(f"{', '.join(names)}: Ready", ready, limit)[1]
 
-    def wait_swapped(self, node: Node, limit: float = 60.0) -> float:
+    def wait_swapped(self, node: Node, limit: float = 180.0) -> float:
         """Wait until the VIP comes first in the node's block; returns how long it took."""
         return self.wait(f"{node.name}: the VIP comes first", lambda: swapped(node), limit)[1]
 
-    def wait_endpoints(self, limit: float = 60.0) -> float:
+    def wait_endpoints(self, limit: float = 180.0) -> float:
         """Wait until exactly the control planes that are on are ready behind the VIP; returns how long it took."""
 
         def same() -> bool:
@@ -180,7 +180,7 @@ class Lab:
 
     def settle(self) -> None:
         """Wait until all is as it should be again: nodes, the workers' blocks, the Service and its updater."""
-        self.wait_ready(*self.nodes, limit=120.0)
+        self.wait_ready(*self.nodes, limit=240.0)
         self.wait_endpoints()
         for name, node in self.nodes.items():
             if name.startswith("worker-"):

@@ -130,7 +130,7 @@ class Node(Machine):
 
     def _remove_groups(self) -> None:
         for group in self._groups():
-            deadline = time.monotonic() + 5.0
+            deadline = time.monotonic() + 30.0
             while group.exists() and time.monotonic() < deadline:
                 for folder, _, _ in sorted(os.walk(group), key=lambda found: -len(found[0])):
                     with contextlib.suppress(OSError):  # its processes are just ending
