@@ -34,7 +34,12 @@ EVENTS = "/apis/events.k8s.io/v1/namespaces"
 VIP = "10.96.0.100"
 
 
-def wait_for(what: str, condition: Callable[[], T], limit: float = 30.0, pause: float = 0.05) -> T:
+LIMIT = 60.0  # seconds: a slow machine's, not what anything takes
+# For tests in which no control plane may be taken for dead: a probe may take 4 s, where 0.8 s are the default.
+PATIENT = ("--health-interval", "5s")
+
+
+def wait_for(what: str, condition: Callable[[], T], limit: float = LIMIT, pause: float = 0.05) -> T:
     """The first true value of `condition`; fails, naming `what`, when `limit` seconds have gone by."""
     deadline = time.monotonic() + limit
     while True:
@@ -195,7 +200,7 @@ class Space:
         """The Events on the Service."""
         return self.objects(EVENTS, self.namespace, kind="events")
 
-    def wait_mirrored(self, addresses: Sequence[str], name: str = "apiserver", limit: float = 30.0) -> None:
+    def wait_mirrored(self, addresses: Sequence[str], name: str = "apiserver", limit: float = LIMIT) -> None:
         """Until the slice has exactly these addresses."""
         wait_for(f"{name} is {list(addresses)}", lambda: self.mirrored(name) == list(addresses), limit)
 
@@ -274,7 +279,7 @@ class Updater:
         """The lines whose message holds the text."""
         return [line for line in self.log() if text in line["message"]]
 
-    def wait_said(self, text: str, times: int = 1, limit: float = 30.0) -> dict[str, Any]:
+    def wait_said(self, text: str, times: int = 1, limit: float = LIMIT) -> dict[str, Any]:
         """The line, once it is there this often."""
         wait_for(f"{text!r} in the log", lambda: len(self.said(text)) >= times, limit)
         return self.said(text)[-1]
@@ -290,7 +295,7 @@ class Updater:
         """One of its pages."""
 
         def ask() -> httpx.Response:
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5.0, trust_env=False)
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30.0, trust_env=False)
 
         return self._host.call(ask) if self._host is not None else ask()
 
@@ -315,7 +320,7 @@ class Updater:
         """Whether it believes to lead."""
         return self.metric("leader") == 1.0
 
-    def wait_leading(self, limit: float = 30.0) -> None:
+    def wait_leading(self, limit: float = LIMIT) -> None:
         """Until it leads."""
         wait_for(f"{self.identity} leads", lambda: self.leads, limit)
 
@@ -327,7 +332,7 @@ class Updater:
 
     # --------------------------------------------------------------------------- what is done to it
 
-    def terminate(self, limit: float = 15.0) -> int:
+    def terminate(self, limit: float = 60.0) -> int:
         """SIGTERM, and wait for its end; returns the exit code. Where it hangs instead stands in its log."""
         self.process.terminate()
         try:
