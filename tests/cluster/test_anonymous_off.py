@@ -11,7 +11,7 @@ import yaml
 from tests.support.kubeadm.cluster import Lab, failed_units
 from tests.support.kubeadm.node import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
 
 MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 ETCD = "/etc/kubernetes/manifests/etcd.yaml"

@@ -23,7 +23,7 @@ from tests.support.kubeadm.cluster import (
 from tests.support.kubeadm.node import Node
 from tests.support.kubeadm.pages import block
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
 
 SUBNETS = ("10.96.0.0/16", "fd00:96::/112")
 ADVERTISE = """\

@@ -17,7 +17,7 @@ from tests.support.kubeadm.watch import Watch
 
 Record = Callable[[str, object], None]
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 VARIABLES = "/etc/systemd/system/kubelet.service.d/20-apiha-http2.conf"
 # The docs promise less: 13, 1.5 and 10. A machine may be busy with something else; what is measured is recorded.

@@ -17,7 +17,7 @@ from tests.support.kubeadm.cluster import Lab, block_of
 from tests.support.kubeadm.node import Node
 from tests.support.kubeadm.pages import block
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.full]
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.full]
 
 CONF = "/etc/kubernetes/kubelet.conf"
 

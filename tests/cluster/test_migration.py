@@ -22,7 +22,7 @@ from tests.support.kubeadm.cluster import (
 from tests.support.kubeadm.node import Node
 from tests.support.kubeadm.pages import block
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
 
 BEFORE = "10.0.0.11:6443"
 NAME = "apiserver.cluster.local:6443"

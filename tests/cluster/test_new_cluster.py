@@ -21,7 +21,7 @@ from tests.support.kubeadm.cluster import (
 from tests.support.kubeadm.disk import seed_cloud_init, version
 from tests.support.kubeadm.pages import block
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def test_every_node_is_ready_and_nothing_is_wrong(lab: Lab) -> None:

@@ -17,7 +17,7 @@ from tests.support.kubeadm.node import Node
 
 Record = Callable[[str, object], None]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 SEED = int(os.environ.get("APIHA_SEED", "1"))
 BUSY = 20.0  # what a machine may need for something else; what is measured is recorded

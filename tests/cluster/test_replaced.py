@@ -21,7 +21,7 @@ from tests.support.kubeadm.pages import block
 
 Record = Callable[[str, object], None]
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
 
 RULES = 120.0  # until a new Service answers on a node whose control planes are all gone
 

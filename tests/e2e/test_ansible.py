@@ -32,7 +32,7 @@ pytestmark = [
     requires_machine,
     pytest.mark.skipif(not PYZ.exists(), reason="needs dist/apiha.pyz: run `make dist`, or `make e2e`"),
     pytest.mark.skipif(not PROGRAM.exists(), reason="needs ansible-core: run `make ansible`"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
 ]
 
 FOLDERS = ("etc", "opt", "usr/local", "var/lib/apiha")

@@ -54,7 +54,7 @@ class Worker:
         )
         return process
 
-    def wait_for_first(self, *wanted: str, seconds: float = 20.0) -> None:
+    def wait_for_first(self, *wanted: str, seconds: float = 60.0) -> None:
         """Return once one of these addresses comes first in the block."""
         deadline = time.monotonic() + seconds
         while (self.addresses or ["nothing"])[0] not in wanted:

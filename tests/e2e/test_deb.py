@@ -40,7 +40,7 @@ pytestmark = [
         not (PYZ.exists() and DEB.exists()), reason=f"needs dist/{DEB.name}: run `make dist`, or `make e2e`"
     ),
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb, to make another version"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
 ]
 
 

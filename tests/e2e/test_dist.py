@@ -20,7 +20,7 @@ from apiha import __version__
 from tools import dist, man
 from tools.vendor import UNUSED, read_lock
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = dist.names()

@@ -24,7 +24,7 @@ pytestmark = [
         shutil.which("buildah") is None or missing() is not None,
         reason=f"needs buildah, as root: apt-get install buildah; {missing() or ''}",
     ),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 EPOCH = 1_700_000_000

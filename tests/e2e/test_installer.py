@@ -33,7 +33,7 @@ KUBELET = REPOSITORY / "tests/support/kubelet.py"
 pytestmark = [
     requires_machine,
     pytest.mark.skipif(not PYZ.exists(), reason="needs dist/apiha.pyz: run `make dist`, or `make e2e`"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
 ]
 
 NAME, VIP = "apiserver.cluster.local", "10.96.0.100"

@@ -85,7 +85,7 @@ def _ip(*arguments: str) -> None:
 
 def _remove_namespace(name: str) -> None:
     """End what still runs in the namespace, by pid, then delete it."""
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
         # A thread of this very process inside the namespace lists the process itself.

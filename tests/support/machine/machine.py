@@ -83,7 +83,7 @@ class Machine:
             raise RuntimeError(f"{self.name} is off")
         return self._init
 
-    def boot(self, timeout: float = 60.0) -> None:
+    def boot(self, timeout: float = 180.0) -> None:
         """Switch on; returns as soon as systemd takes commands, which is long before the boot is finished.
 
         Raises RuntimeError, with the console's output, if it does not within `timeout` seconds.
@@ -142,7 +142,7 @@ class Machine:
                     return int(fields["Pid"])
         return None
 
-    def poweroff(self, timeout: float = 60.0) -> None:
+    def poweroff(self, timeout: float = 180.0) -> None:
         """Shut down in good order; no-op when off.
 
         Raises RuntimeError if that takes longer than `timeout` seconds.
@@ -162,7 +162,7 @@ class Machine:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._init, signal.SIGKILL)  # pid 1 takes every process of its namespace with it
             try:
-                self._nspawn.wait(5.0)  # nspawn sees it die, and takes its mounts and control groups away
+                self._nspawn.wait(60.0)  # nspawn sees it die, and takes its mounts and control groups away
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
@@ -254,7 +254,7 @@ class Machine:
                     )
         return listed
 
-    def wait_until(self, predicate: Callable[[], T], what: str, timeout: float = 60.0) -> T:
+    def wait_until(self, predicate: Callable[[], T], what: str, timeout: float = 120.0) -> T:
         """Wait for `predicate` to be true; returns what it returned then.
 
         Raises AssertionError, naming `what`, after `timeout` seconds.
@@ -266,7 +266,7 @@ class Machine:
             time.sleep(_POLL)
         return result
 
-    def wait_for_journal(self, unit: str, text: str, timeout: float = 60.0) -> Entry:
+    def wait_for_journal(self, unit: str, text: str, timeout: float = 120.0) -> Entry:
         """Wait for the first line of this boot's journal of `unit` that contains `text`; returns it."""
 
         def found() -> Entry | None:
