@@ -22,7 +22,7 @@ from apiha.probe import Prober
 from apiha.trust import make_ssl_context
 from tests.support.kube import HOST, Cluster, assets_directory, require_assets
 from tests.support.netns import Host, requires_root
-from tests.support.updater import ROOT, SLICES, VIP, Updater, ready_of, wait_for
+from tests.support.updater import PATIENT, ROOT, SLICES, VIP, Updater, ready_of, wait_for
 
 pytestmark = requires_root
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def updater(cluster: Cluster) -> Iterator[Updater]:
     """A leading updater; nobody is drained before or after."""
-    with Updater(cluster, NAMESPACE, host=cluster.lan.hosts["pod-1"]) as updater:
+    with Updater(cluster, NAMESPACE, *PATIENT, host=cluster.lan.hosts["pod-1"]) as updater:
         updater.wait_leading()
         wait_for("all are ready", lambda: ready(cluster) == ALL)
         yield updater
@@ -124,7 +124,7 @@ def test_drain_list_and_undrain(cluster: Cluster, updater: Updater) -> None:
     assert sum(each["watches"] for each in listed.values()) > 0
     # Applying the manifests again, or a new leader, ends no drain.
     updater.terminate()
-    with Updater(cluster, NAMESPACE, host=cluster.lan.hosts["pod-1"], name="second") as second:
+    with Updater(cluster, NAMESPACE, *PATIENT, host=cluster.lan.hosts["pod-1"], name="second") as second:
         second.wait_leading()
         time.sleep(1.0)
         assert ready(cluster) == [ALL[0], ALL[2]]
@@ -143,7 +143,7 @@ def test_what_was_done_already_is_well_and_an_interrupted_wait_says_what_stands(
     before = [process.stderr.readline() for _ in range(2)]
     assert "waiting 1m01s for kube-proxy" in before[1]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     warning, last = err.splitlines()
     assert warning.startswith(f"apiha: warning: do not stop {ALL[1]} yet: it stays marked as drained")
@@ -296,7 +296,7 @@ def test_maintenance_without_a_failed_connection(cluster: Cluster, updater: Upda
         time.sleep(2.0)
         for i in range(3):
             other = (i + 1) % 3
-            code, _, err = apiha(cluster, "control-plane", "drain", ALL[i], "--settle", "2s", server=other)
+            code, _, err = apiha(cluster, "control-plane", "drain", ALL[i], "--settle", "10s", server=other)
             assert code == 0, err
             cluster.stop_apiserver(i, grace=2.0)
             time.sleep(1.0)

@@ -219,7 +219,7 @@ def test_a_thousand_rapid_changes_end_right(space: Space, updater: Updater) -> N
     """
     for i in range(1000):
         space.set_source([f"192.0.2.{1 + i % 200}", f"192.0.2.{201 + i % 50}"])
-    space.wait_mirrored(["192.0.2.200", "192.0.2.250"], limit=10.0)
+    space.wait_mirrored(["192.0.2.200", "192.0.2.250"])
     applied = updater.metric("writes_total", result="applied")
     assert 1 <= applied <= 1001
     assert updater.metric("writes_total", result="failed") == 0
@@ -239,7 +239,7 @@ def test_metrics_say_what_is(space: Space, updater: Updater) -> None:
     assert updater.metric("writes_total", slice="apiserver", result="created") == 1
     assert updater.metric("writes_total", slice="apiserver", result="applied") == 2
     assert updater.metric("mirror_seconds_count") >= 1
-    assert time.time() - updater.metric("last_sync_timestamp_seconds") < 5
+    assert time.time() - updater.metric("last_sync_timestamp_seconds") < 60
     assert updater.metric("foreign_slices") == 0
     names = {name for name, _ in updater.metrics()}
     assert "process_resident_memory_bytes" in names
@@ -428,7 +428,7 @@ def test_in_a_pod_it_uses_the_service_account(space: Space) -> None:
             space.wait_mirrored(THREE)
             assert space.lease()["holderIdentity"].startswith("apiserver-updater-abc_")
             process.terminate()
-            assert process.wait(15) == 0, log.read_text()
+            assert process.wait(60) == 0, log.read_text()
         finally:
             process.kill()
             process.wait()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.kube import HOST, SERVING_NAMES, Cluster
 from tests.support.netns import requires_root
-from tests.support.updater import SLICES, Api, Updater, ready_of, wait_for
+from tests.support.updater import PATIENT, SLICES, Api, Updater, ready_of, wait_for
 
 pytestmark = requires_root
 pytest.importorskip("prometheus_client", reason="needs the updater's packages: pip install '.[updater]'")
@@ -72,8 +72,10 @@ def test_a_rotated_ca_takes_no_control_plane_out_of_the_service(cluster: Cluster
     config = kubeconfig(cluster, ca)
     hosts = cluster.lan.hosts
     with (
-        Updater(cluster, NAMESPACE, host=hosts["pod-1"], kubeconfig=config) as first,
-        Updater(cluster, NAMESPACE, host=hosts["pod-2"], kubeconfig=config, name="second") as second,
+        Updater(cluster, NAMESPACE, *PATIENT, host=hosts["pod-1"], kubeconfig=config) as first,
+        Updater(
+            cluster, NAMESPACE, *PATIENT, host=hosts["pod-2"], kubeconfig=config, name="second"
+        ) as second,
     ):
         wait_for("all are ready", lambda: ready_of(cluster.api("GET", f"{PATH}/apiserver")[1]) == ALL)
         api = Api(cluster)
@@ -94,6 +96,7 @@ def test_a_rotated_ca_takes_no_control_plane_out_of_the_service(cluster: Cluster
                 min(probes(one)[a] - old[a] for a in ALL) >= 5
                 for one, old in zip((first, second), before, strict=True)
             ),
+            120.0,
         )
         seen = Api(cluster)
         events = cluster.lan.hub.call(

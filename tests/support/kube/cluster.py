@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import httpx
 from tests.support.control_plane import free_port
 from tests.support.kube import commands
 from tests.support.kube.access import HOST, Access, inside
-from tests.support.kube.binaries import HarnessError, Processes, require_assets
+from tests.support.kube.binaries import START_LIMIT, HarnessError, Processes, require_assets
 from tests.support.kube.pki import Credentials, Pki
 from tests.support.netns import Host, Network, require_root
 
@@ -241,6 +243,27 @@ class Cluster(Access):
             return answer.is_success
 
         self._processes.wait("kube-scheduler", process, healthy)
+
+    def wait_renewed(self, i: int) -> None:
+        """Wait until control plane i has just renewed its lease among the `kubernetes` endpoints: every 10 s, for 15 s.
+
+        So it is among them for 15 s from now on, whatever happens to it.
+        """
+        name = f"/registry/masterleases/{self.addresses[i]}"
+        key = {"key": base64.b64encode(name.encode()).decode()}
+
+        def revision() -> str:
+            url = f"{self.etcd_url}/v3/kv/range"
+            answer = inside(
+                self._hub, lambda: httpx.post(url, json=key, timeout=10.0, trust_env=False)
+            ).json()
+            return str(answer["kvs"][0]["mod_revision"]) if answer.get("kvs") else ""
+
+        before, deadline = revision(), time.monotonic() + START_LIMIT
+        while revision() in ("", before):
+            if time.monotonic() > deadline:
+                raise HarnessError(f"{self.addresses[i]} does not renew its lease")
+            time.sleep(0.1)
 
     def logs(self, lines: int = 25) -> str:
         """The end of every process's log, for a failure's report; the files are in `directory`."""
