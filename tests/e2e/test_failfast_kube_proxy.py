@@ -21,7 +21,7 @@ from tests.support.netns import Host, requires_root
 from tests.support.tcp import Outcome, dial, timed, unacknowledged
 from tests.support.updater import SLICES
 
-pytestmark = [requires_root, pytest.mark.timeout(300)]
+pytestmark = requires_root
 
 LOST = 1  # the control plane that loses power; kube-proxy and the controllers talk to another one
 # How often a client's kernel may ask again. Not seconds: a busy machine needs some itself.

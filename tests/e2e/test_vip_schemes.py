@@ -23,7 +23,7 @@ from tests.support.netns import Host, requires_root
 from tests.support.rivals import FLOATING, Balancer, absent
 from tests.support.updater import ROOT, VIP, wait_for
 
-pytestmark = [requires_root, pytest.mark.timeout(300)]
+pytestmark = requires_root
 
 # s, and much of each is there for a slow machine. From a VIP that answers to the swap: looks once a second, three
 # answers. Until keepalived has moved its address: three adverts, one a second, and the election.
