@@ -323,7 +323,7 @@ def test_a_page_that_comes_too_late(
     listed = cluster.api("GET", "/api/v1/nodes?limit=1")[1]["metadata"]["resourceVersion"]
     compaction = {"revision": listed, "physical": True}
     url = f"{cluster.etcd_url}/v3/kv/compaction"
-    answer = httpx.post(url, json=compaction, trust_env=False, timeout=5.0)
+    answer = httpx.post(url, json=compaction, trust_env=False, timeout=30.0)
     assert answer.is_success or "has been compacted" in answer.text, answer.text
     monkeypatch.setattr(admin_cluster, "_PAGE", 2)
     kubectl = Counting(cluster.kubeconfig(), late)

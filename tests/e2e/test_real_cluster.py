@@ -94,6 +94,6 @@ def test_a_service_balances_over_control_planes_outside_the_pod_network(kube_clu
     etc = worker.private_etc()
     (etc / "hosts").write_text(kube_cluster.hosts("10.96.0.100"))
     answer = worker.run(
-        ["curl", "-sS", "-m5", "--cacert", kube_cluster.ca_file, f"{kube_cluster.url}/readyz"]
+        ["curl", "-sS", "-m30", "--cacert", kube_cluster.ca_file, f"{kube_cluster.url}/readyz"]
     )
     assert answer.stdout == "ok", answer.stderr

@@ -287,7 +287,10 @@ def test_a_resource_version_too_old_is_recovered_from(space: Space) -> None:
             space.set_source([f"192.0.2.{100 + i}"])
         revision = int(space.api.ok("GET", f"{SLICES}/default/endpointslices")["metadata"]["resourceVersion"])
         compacted = httpx.post(
-            f"{cluster.etcd_url}/v3/kv/compaction", json={"revision": revision}, trust_env=False
+            f"{cluster.etcd_url}/v3/kv/compaction",
+            json={"revision": revision},
+            trust_env=False,
+            timeout=30.0,
         )
         assert compacted.is_success, compacted.text
         cluster.kill_apiserver(0)

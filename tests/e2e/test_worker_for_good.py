@@ -80,7 +80,7 @@ class Site:
             wait_for("the name is pinned", lambda: set(self.block) & set(self.cluster.addresses))
             assert VIP not in self.block[:1]
             self.start_proxy()
-            _, events = process.communicate(timeout=60)
+            _, events = process.communicate(timeout=150)
             assert process.returncode == 0, events
         finally:
             process.kill()

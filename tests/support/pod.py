@@ -101,7 +101,7 @@ class Container:
         with contextlib.suppress(ProcessLookupError, AssertionError):
             self.signal(signal.SIGTERM)
         try:
-            self._process.wait(10.0)
+            self._process.wait(60.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -138,7 +138,7 @@ class Container:
         done = subprocess.run(inside, capture_output=True, text=True, check=False)
         return done.returncode == 0, (done.stdout + done.stderr).strip()
 
-    def wait(self, condition: Callable[[bool, str], bool], timeout: float = 90.0) -> str:
+    def wait(self, condition: Callable[[bool, str], bool], timeout: float = 300.0) -> str:
         """Until the probe answers so; returns what it says. Raises AssertionError with the log after `timeout` s."""
         deadline = time.monotonic() + timeout
         while True:
@@ -149,7 +149,7 @@ class Container:
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.2)
 
-    def wait_ready(self, timeout: float = 90.0) -> None:
+    def wait_ready(self, timeout: float = 300.0) -> None:
         """Until it is ready."""
         self.wait(lambda ready, _: ready, timeout)
 

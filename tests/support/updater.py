@@ -95,7 +95,7 @@ class Api:
         self._host = cluster.host
         self._inside = cluster.network.hub if cluster.network is not None else None
         self._client = httpx.Client(
-            verify=context, base_url=f"https://{cluster.endpoints[server]}", timeout=10.0, trust_env=False
+            verify=context, base_url=f"https://{cluster.endpoints[server]}", timeout=30.0, trust_env=False
         )
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

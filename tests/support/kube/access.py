@@ -124,7 +124,7 @@ class Access:
         *,
         server: int = 0,
         user: str | None = "admin",
-        timeout: float = 10.0,
+        timeout: float = 30.0,
     ) -> tuple[int, Any]:
         """One request to control plane `server`: its status, and the answer (parsed if it is JSON).
 
