@@ -26,7 +26,7 @@ pytestmark = requires_root
 LOST = 1  # the control plane that loses power; kube-proxy and the controllers talk to another one
 # How often a client's kernel may ask again. Not seconds: a busy machine needs some itself.
 AT_ONCE = 0
-A_SECOND = 1  # a SYN is sent again after 1 s, the next time after 3 s
+A_SECOND = 1  # a SYN is sent again after 1 s, the next time after 2 s or 3 s
 PATIENCE = 4  # data: after 0.2, 0.4, 0.8 and 1.7 s, the next time after 3.4 s (apiha.failfast.rules)
 HANGS = 60.0  # seconds
 
