@@ -347,6 +347,18 @@ def world_readable() -> Iterator[Path]:
         yield Path(folder)
 
 
+def as_user(setpriv: str, user: int, group: int) -> list[str]:
+    """Words to put before a command of apiha so that this user runs it; skips if that one cannot reach the checkout."""
+    before = [setpriv, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+    trial = [*before, sys.executable, "-m", "apiha", "--version"]
+    if subprocess.run(trial, capture_output=True, check=False).returncode:
+        pytest.skip(
+            f"users other than root cannot execute {sys.executable} or read what it imports: have the checkout, and "
+            "the Python that its environment was made with, where all users can reach them"
+        )
+    return before
+
+
 @contextlib.contextmanager
 def without_rights(folder: Path) -> Iterator[list[str]]:
     """Words to put before a command so that it may read `folder`, but write nothing in it.
@@ -357,14 +369,7 @@ def without_rights(folder: Path) -> Iterator[list[str]]:
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             pytest.skip("as root this needs setpriv: install util-linux, or run the tests as another user")
-        before = [setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
-        trial = [*before, sys.executable, "-m", "apiha", "--version"]
-        if subprocess.run(trial, capture_output=True, check=False).returncode:
-            pytest.skip(
-                f"the user nobody cannot execute {sys.executable}: run the tests as an ordinary user, or "
-                "make the environment with a Python that all users can reach"
-            )
-        yield before
+        yield as_user(setpriv, _NOBODY, _NOBODY)
         return
     paths = [folder, *folder.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths if not path.is_symlink()}
