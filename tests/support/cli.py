@@ -290,7 +290,7 @@ class Terminal:
 def on_a_terminal(
     worker: Worker, *arguments: str, keys: Mapping[str, bytes] | None = None, seconds: float = PATIENCE
 ) -> Terminal:
-    """Run apiha on a pseudo terminal; as soon as a key of `keys` is on the screen, its value is typed."""
+    """Run apiha on a pseudo terminal; as soon as a key of `keys`, an expression, is on it, its value is typed."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         worker.argv(*arguments),
@@ -318,7 +318,7 @@ def on_a_terminal(
             if not data:
                 break
             written += data
-            for words in [words for words in waiting if words.encode() in written]:
+            for words in [words for words in waiting if re.search(words.encode(), written, re.DOTALL)]:
                 os.write(controller, waiting.pop(words))
         return Terminal(process.wait(PATIENCE), written.decode())
     finally:
