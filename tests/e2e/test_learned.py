@@ -27,10 +27,11 @@ from apiha.endpoint import Endpoint
 from apiha.known import Known
 from apiha.kubectl import Kubectl
 from apiha.log import Reporter
-from tests.e2e.test_nodes import add_node, add_pod, create, patch, start, wait_for
+from tests.e2e.test_nodes import add_node, add_pod, create, patch, start
 from tests.support.control_plane import free_port
 from tests.support.kube import Cluster, assets_directory, require_assets
 from tests.support.kube.pki import Credentials
+from tests.support.updater import wait_for
 
 LABELS = {"app.kubernetes.io/name": "apiha-installer"}
 IMAGE = "registry.example.com/apiha:0.1.0"

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from apiha.manifests.render import checked_values, one_stream, render
-from tests.support.cli import as_user
+from tests.support.cli import require_runnable
 from tests.support.kube import HOST, Cluster, require_assets
 from tests.support.netns import Host, requires_root
 from tests.support.updater import wait_for
@@ -76,7 +76,8 @@ def test_the_command_works_in_the_sandbox(cluster: Cluster, pod_spec: dict[str, 
     """Unprivileged, on a read-only root, with a Pod's environment, it mirrors, serves its pages and ends well."""
     (container,) = pod_spec["containers"]
     context = pod_spec["securityContext"]
-    as_user("setpriv", context["runAsUser"], context["runAsGroup"])  # the test has a reason to skip, or none
+    user, group = str(context["runAsUser"]), str(context["runAsGroup"])
+    require_runnable(["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"])
     account = tmp_path / "serviceaccount"
     account.mkdir()
     token = cluster.kubectl("create", "token", pod_spec["serviceAccountName"], "-n", "kube-system")
@@ -88,8 +89,8 @@ def test_the_command_works_in_the_sandbox(cluster: Cluster, pod_spec: dict[str, 
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "KUBERNETES_SERVICE_HOST": cluster.addresses[0],
         "KUBERNETES_SERVICE_PORT": str(cluster.port),
-        "RUN_AS_USER": str(context["runAsUser"]),
-        "RUN_AS_GROUP": str(context["runAsGroup"]),
+        "RUN_AS_USER": user,
+        "RUN_AS_GROUP": group,
     }
     assert cluster.network is not None
     hub: Host = cluster.network.hub

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,7 +22,7 @@ from apiha.config import Config
 from apiha.kubectl import Kubectl
 from tests.support.control_plane import Authority, free_port
 from tests.support.kube import Cluster, assets_directory, require_assets
-from tests.support.updater import ROOT
+from tests.support.updater import ROOT, wait_for
 
 IMAGE = "registry.example.com/apiha:0.2.0"
 WORKERS = ("worker-1", "worker-2", "worker-3")
@@ -270,14 +269,6 @@ def add_event(cluster: Cluster, pod: str, message: str) -> None:
             "count": 1,
         },
     )
-
-
-def wait_for(what: str, holds: Callable[[], bool], limit: float = 60.0) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + limit
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 # ------------------------------------------------------------------------------------------------ pages of a list

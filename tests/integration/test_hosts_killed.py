@@ -72,6 +72,7 @@ def kill_writers(
         if number >= KILLS and hit():
             break
         before = path.read_bytes()
+        whole = before in STATES
         target = 1 if before == STATES[0] else 0
         progress, writer = os.pipe()
         child = fork(lambda: write_once(hosts, ADDRESSES[target], writer))  # noqa: B023  # it runs before the next round
@@ -79,7 +80,7 @@ def kill_writers(
         os.read(progress, 1)
         while not begun() and not select.select([progress], [], [], 0)[0]:
             pass
-        end = time.monotonic() + rng.uniform(0.0, 2.0) * delays[before in STATES]
+        end = time.monotonic() + rng.uniform(0.0, 2.0) * delays[whole]
         while time.monotonic() < end:  # sleep(3) is not exact enough
             pass
         os.kill(child, signal.SIGKILL)
@@ -88,9 +89,9 @@ def kill_writers(
         counts["kills"] += 1
         found = path.read_bytes()
         if found == before:
-            delays[before in STATES] *= 1.2
+            delays[whole] *= 1.2
         elif found == STATES[target]:
-            delays[before in STATES] /= 1.2
+            delays[whole] /= 1.2
         counts["torn"] += found not in STATES
         counts["first"] += found == STATES[0]
         counts["second"] += found == STATES[1]

@@ -347,16 +347,14 @@ def world_readable() -> Iterator[Path]:
         yield Path(folder)
 
 
-def as_user(setpriv: str, user: int, group: int) -> list[str]:
-    """Words to put before a command of apiha so that this user runs it; skips if that one cannot reach the checkout."""
-    before = [setpriv, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+def require_runnable(before: list[str]) -> None:
+    """Skip unless apiha can be run behind these words, which give it to a user who may not reach the checkout."""
     trial = [*before, sys.executable, "-m", "apiha", "--version"]
     if subprocess.run(trial, capture_output=True, check=False).returncode:
         pytest.skip(
             f"users other than root cannot execute {sys.executable} or read what it imports: have the checkout, and "
             "the Python that its environment was made with, where all users can reach them"
         )
-    return before
 
 
 @contextlib.contextmanager
@@ -369,7 +367,9 @@ def without_rights(folder: Path) -> Iterator[list[str]]:
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             pytest.skip("as root this needs setpriv: install util-linux, or run the tests as another user")
-        yield as_user(setpriv, _NOBODY, _NOBODY)
+        before = [setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        require_runnable(before)
+        yield before
         return
     paths = [folder, *folder.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths if not path.is_symlink()}

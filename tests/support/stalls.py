@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from functools import cache
 
+PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
+
 _BEAT = 0.005  # seconds between two looks
 _NOTICED = 0.02  # seconds late that make a stall; less is how every machine works
 _KEPT = 1000  # stalls
@@ -67,8 +69,9 @@ def unless_stalled(attempt: Callable[[], None]) -> None:
     for left in reversed(range(_ATTEMPTS)):
         begin = time.monotonic()
         try:
-            return attempt()
+            attempt()
         except (AssertionError, OSError):
             if not left or _stalls().within(begin, time.monotonic()) < _DISTURBS:
                 raise
-    return None
+        else:
+            return

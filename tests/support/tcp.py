@@ -25,12 +25,15 @@ def echo(connection: socket.socket) -> None:
         connection.sendall(data[:16])
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def serve(host: Host, address: str, port: int, handler: Handler = echo) -> Callable[[], None]:
     """Serve in threads inside the host until the returned function is called; the connections then stay open."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     def listen() -> socket.socket:
-        server = socket.create_server((address, port), family=family, backlog=512)
+        server = socket.create_server((address, port), family=_family(address), backlog=512)
         threading.Thread(target=accept, args=(server,), daemon=True).start()
         return server
 
@@ -118,8 +121,7 @@ def timed(action: Callable[[], object], connection: socket.socket | None = None)
 
 def dial(host: Host, address: str, port: int, timeout: float = 10.0) -> Outcome:
     """Open a connection from the host, and close it at once."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with host.call(socket.socket, family, socket.SOCK_STREAM) as connection:
+    with host.call(socket.socket, _family(address), socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         return timed(lambda: connection.connect((address, port)), connection)
 

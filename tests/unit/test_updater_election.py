@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from apiha.clock import SystemClock
 from apiha.updater.election import Election, Lock, boot_time, held_by, holder_of, released
 from apiha.updater.requests import ApiError
+from tests.support.stalls import PATIENCE
 from tests.support.updater import wait_for
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=timezone.utc)
-PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
 SELDOM = 60.0  # seconds between two looks; at least half of it passes, which is longer than PATIENCE
 
 

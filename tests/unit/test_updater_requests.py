@@ -20,11 +20,11 @@ from apiha.updater.resources import Resources
 from apiha.updater.servers import Server, Servers
 from tests.support.api_server import Answer, ApiServer
 from tests.support.control_plane import DEFAULT_HOST, Authority, free_port
+from tests.support.stalls import PATIENCE
 from tests.support.updater import wait_for
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/n/endpointslices"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
-PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
 
 
 class Clock(SystemClock):

@@ -7,8 +7,7 @@ import threading
 import time
 
 from apiha.updater.supervisor import Supervisor
-
-PATIENCE = 20.0  # seconds; what is waited for takes a moment, on a loaded machine a few
+from tests.support.stalls import PATIENCE
 
 
 def test_a_body_that_raises_is_told_and_started_again() -> None:
